@@ -1,0 +1,53 @@
+# make demo   set up, train on rMD17 ethanol, run it in ASE and OpenMM, write a report
+# make test   set up, run the tests
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := all,dev
+
+# The first interpreter that is new enough and not too new; `make PYTHON=/path/to/python demo` picks another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu lint format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+# The environment is complete when this file is newer than pyproject.toml.
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 found: install one, or name it with 'make PYTHON=/path/to/python'." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version), about 5 GB and one to three minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: install
+	@$(BIN)/python examples/demo.py
+
+test: install lint
+	@$(BIN)/python -m pytest --durations=10
+
+# make test-slow   the tests that take minutes
+test-slow: install
+	@$(BIN)/python -m pytest -m slow
+
+# make test-gpu    the tests that need a CUDA device
+test-gpu: install
+	@$(BIN)/python -m pytest -m gpu
+
+# make lint   style and types, as `make test` checks them
+lint: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# make format mend the style
+format: install
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:
+	rm -rf runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

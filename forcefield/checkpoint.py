@@ -1,0 +1,101 @@
+"""Weights of a potential on disk: safetensors with a JSON header that says what they are.
+
+No pickle: reading a file cannot run code. The header holds everything that is needed to build the
+potential again, and what a reader wants to know about it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forcefield.errors import CheckpointError
+from forcefield.potential import Potential, build_potential
+from forcefield.version import __version__
+
+FORMAT = "hegnn-forcefield"
+FORMAT_VERSION = 1
+UNITS = {"length": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+
+def describe(potential: Potential, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The header of a potential: everything needed to build it, and the caller's metadata."""
+    return {
+        **(metadata or {}),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "architecture": potential.architecture,
+        "species": list(potential.species),
+        "cutoff": potential.cutoff,
+        "units": UNITS,
+        "dtype": str(potential.readout.scale.dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in potential.parameters()),
+    }
+
+
+def save_potential(
+    potential: Potential, path: str | Path, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write weights and header; a file of that name is replaced only once the new one is complete."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    tensors = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
+    save_file(tensors, temporary, {"header": json.dumps(describe(potential, metadata))})
+    temporary.replace(path)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a weights file.
+
+    Raises:
+        CheckpointError: No such file, not a weights file of this project, or one of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was not written by this project: its header names no {FORMAT!r}"
+        )
+    if header["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {header['format_version']}, written by version {header['version']}; "
+            f"this is version {__version__}, which reads up to {FORMAT_VERSION}: update the package"
+        )
+    return header
+
+
+def load_potential(
+    path: str | Path, dtype: torch.dtype | None = None
+) -> tuple[Potential, dict[str, Any]]:
+    """Read a potential, in evaluation mode, and its header.
+
+    Args:
+        path: File written by :func:`save_potential`.
+        dtype: Floating-point type of the network, if not that of the file.
+
+    Raises:
+        CheckpointError: See :func:`read_header`; or the tensors do not fit the header.
+    """
+    from safetensors.torch import load_file
+
+    header = read_header(path)
+    dtype = dtype or getattr(torch, header["dtype"])
+    potential = build_potential(header["architecture"], header["species"], dtype=dtype)
+    try:
+        potential.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise CheckpointError(f"the tensors in {path} do not fit its header: {error}") from None
+    return potential.eval(), header

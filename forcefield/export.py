@@ -1,0 +1,140 @@
+"""One self-describing TorchScript file: what ASE, OpenMM and C++ programs load.
+
+TorchScript is deprecated in torch, and it is what OpenMM's TorchForce loads; everything that depends
+on it is in this file and in the engine's own.
+"""
+
+import copy
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forcefield.checkpoint import FORMAT, FORMAT_VERSION, describe
+from forcefield.errors import CheckpointError, UnknownElementError
+from forcefield.potential import Potential
+from forcefield.version import __version__
+
+_HEADER = "hegnn-forcefield.json"
+
+
+@dataclass(frozen=True)
+class ExportedPotential:
+    """A potential as it runs in simulations.
+
+    Attributes:
+        module: Scripted module with the signature of :meth:`forcefield.potential.Potential.forward`.
+        metadata: Header of the file: architecture, species, cutoff (Å), units, dtype, versions, and
+            what was known of the training.
+    """
+
+    module: torch.jit.ScriptModule
+    metadata: dict[str, Any]
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff radius, Å."""
+        return float(self.metadata["cutoff"])
+
+    @property
+    def species(self) -> list[int]:
+        """Atomic numbers of the elements it knows."""
+        return [int(z) for z in self.metadata["species"]]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the network."""
+        return getattr(torch, self.metadata["dtype"])
+
+    def check_elements(self, atomic_numbers: Iterable[int]) -> None:
+        """Raise :class:`UnknownElementError` for the first atom of an element it was not trained on."""
+        from ase.data import chemical_symbols
+
+        known = set(self.species)
+        for index, z in enumerate(atomic_numbers):
+            if int(z) not in known:
+                name = chemical_symbols[int(z)] if 0 <= int(z) < len(chemical_symbols) else "?"
+                raise UnknownElementError(
+                    f"atom {index} is {name} (Z = {int(z)}); this potential was trained on "
+                    f"{', '.join(chemical_symbols[s] for s in self.species)} only"
+                )
+
+
+def script(potential: Potential) -> torch.jit.ScriptModule:
+    """Compile a copy with TorchScript for evaluation, parameters frozen in place.
+
+    Parameters that require a gradient would make TorchScript's fuser run the model at half speed, so
+    they do not.
+    """
+    module = copy.deepcopy(potential).eval().requires_grad_(False)
+    with warnings.catch_warnings():
+        # torch announces the deprecation of TorchScript; users of this file cannot act on it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.script(module)
+
+
+def export_potential(
+    potential: Potential, path: str | Path, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write one TorchScript file with its description inside.
+
+    Args:
+        potential: On any device; the file is written for the CPU and loads on every device.
+        path: Usually ``potential.pt``. Replaced only once the new file is complete.
+        metadata: JSON-serialisable facts to keep with it (training summary, data hash).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = describe(potential, metadata) | {"torch": torch.__version__}
+    module = script(copy.deepcopy(potential).cpu())
+    temporary = path.with_name(path.name + ".part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(module, str(temporary), _extra_files={_HEADER: json.dumps(header)})
+    temporary.replace(path)
+
+
+def load_exported(path: str | Path, device: str | torch.device = "cpu") -> ExportedPotential:
+    """Load an exported potential and check that it is one.
+
+    Args:
+        path: File written by :func:`export_potential`.
+        device: Where to run it.
+
+    Raises:
+        CheckpointError: No such file, not an exported potential, or one of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no exported potential at {path}")
+    extra = {_HEADER: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        hint = (
+            " (a weights file: run export-potential on it)" if path.suffix == ".safetensors" else ""
+        )
+        raise CheckpointError(
+            f"{path} is not a TorchScript file{hint}: {str(error).splitlines()[0]}"
+        ) from None
+    header = json.loads(extra[_HEADER] or "{}")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a TorchScript file, but not one written by export-potential: it lacks the "
+            f"description of elements, cutoff and units"
+        )
+    if header["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {header['format_version']}, written by version {header['version']}; "
+            f"this is version {__version__}, which reads up to {FORMAT_VERSION}: update the package"
+        )
+    return ExportedPotential(module=module.eval(), metadata=header)
