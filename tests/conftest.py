@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+
 from forcefield import Potential, build_graph, build_potential
 
 ARCHITECTURES = {

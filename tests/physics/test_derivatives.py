@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from forcefield import Potential, build_graph, collate
 
+from forcefield import Potential, build_graph, collate
 from tests.conftest import ARCHITECTURES, Structure, make_potential
 
 STEP = 1e-4

@@ -7,11 +7,11 @@ is a symmetric function of a structure with symmetry group H vanishes unless ρ^
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
+
 from forcefield.basis import SphericalHarmonics, num_components
 from forcefield.hegnn import HEGNN, PublishedHEGNN
 from forcefield.neighbors import all_pairs
-from scipy.spatial.transform import Rotation
-
 from tests.conftest import Structure, make_potential
 
 LMAX = 10

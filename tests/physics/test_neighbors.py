@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from forcefield.errors import InvalidStructureError
-from forcefield.neighbors import VerletList, all_pairs, neighbor_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from forcefield.errors import InvalidStructureError
+from forcefield.neighbors import VerletList, all_pairs, neighbor_pairs
 
 CUTOFF = 3.5
 

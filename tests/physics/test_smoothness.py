@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+
 from forcefield import Potential, build_graph
 from forcefield.basis import PolynomialEnvelope
 from forcefield.neighbors import all_pairs
-
 from tests.conftest import REFERENCE_ENERGIES, Structure
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from forcefield import Potential
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from forcefield import Potential
 from tests.conftest import ARCHITECTURES, Structure, make_potential
 
 MODELS = {name: make_potential(name) for name in ARCHITECTURES}

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from forcefield.basis import BesselBasis, SphericalHarmonics, degree_of_component, num_components
 
 
@@ -35,7 +36,9 @@ def test_harmonics_turn_with_wigner_matrices():
 
 def test_each_degree_has_the_norm_of_its_size():
     direction = torch.nn.functional.normalize(torch.randn(50, 3, dtype=torch.float64), dim=1)
-    parts = SphericalHarmonics(6)(direction).split([2 * degree + 1 for degree in range(1, 7)], dim=1)
+    parts = SphericalHarmonics(6)(direction).split(
+        [2 * degree + 1 for degree in range(1, 7)], dim=1
+    )
     for degree, part in enumerate(parts, start=1):
         torch.testing.assert_close(
             part.square().sum(1), torch.full((50,), 2.0 * degree + 1.0, dtype=torch.float64)

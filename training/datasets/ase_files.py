@@ -1,0 +1,217 @@
+"""Reader for every format that ASE reads: extxyz, db, traj, OUTCAR and the rest.
+
+Energies and forces are those that ASE attaches to a structure; where a file keeps them under
+another name (``REF_energy``, ``dft_forces`` ...), the user gives the name. Values are taken to be
+in eV and Å, as ASE gives them, unless the user states other units: extxyz files exist in kcal/mol
+and in Hartree.
+
+Frames of a single atom in vacuum are not training data but reference energies, and are kept apart.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from forcefield.errors import DataError
+from training.datasets.frames import FloatArray, Frame, Reading
+from training.datasets.options import ReadOptions
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_T = TypeVar("_T")
+
+_SHOWN = 8
+"""Frames named one by one in a message; the rest are counted."""
+
+
+def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
+    """Read every frame of a file with ASE.
+
+    Args:
+        path: The file.
+        options: Units and the names of the labels, where ASE's own do not apply.
+
+    Raises:
+        DataError: ASE cannot read the file, it holds no frames, a frame has no energy or no forces,
+            or an element has two different energies as an isolated atom.
+        ConfigError: An unknown unit.
+    """
+    options = options or ReadOptions()
+    energy_scale, length_scale, forces_scale = options.scales("eV", "Angstrom")
+    structures = _structures(path)
+    if not structures:
+        raise DataError(f"{path}: ASE finds no structures in this file")
+
+    frames: list[Frame] = []
+    isolated: dict[int, float] = {}
+    missing: dict[str, list[int]] = {"energy": [], "forces": []}
+    for index, atoms in enumerate(structures):
+        labels = _labels(atoms)
+        energy = _find(labels, options.energy_key, "energy", _as_energy)
+        forces = _find(labels, options.forces_key, "forces", _forces_reader(len(atoms)))
+        if _is_isolated_atom(atoms):
+            if energy is None:
+                missing["energy"].append(index)
+            else:
+                _add_isolated(isolated, path, index, atoms, energy * energy_scale)
+            continue
+        if energy is None:
+            missing["energy"].append(index)
+        if forces is None:
+            missing["forces"].append(index)
+        if energy is None or forces is None:
+            continue
+        periodic = np.array(atoms.pbc, dtype=bool)
+        stress = _stress(labels)
+        frames.append(
+            Frame(
+                atomic_numbers=atoms.numbers.astype(np.int64),
+                positions=atoms.positions.astype(np.float64) * length_scale,
+                energy=energy * energy_scale,
+                forces=forces * forces_scale,
+                cell=np.array(atoms.cell) * length_scale if periodic.any() else None,
+                pbc=periodic,
+                stress=None if stress is None else stress * energy_scale / length_scale**3,
+                index=index,
+                source=str(path),
+            )
+        )
+    if any(missing.values()):
+        raise DataError(_missing_message(path, options, missing, structures))
+    return Reading(frames, isolated, energy_scale, length_scale, forces_scale)
+
+
+def _structures(path: Path) -> "list[Atoms]":
+    """All structures of the file."""
+    import ase.db
+    import ase.io
+
+    if not path.is_file():
+        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        if path.suffix == ".db":
+            with ase.db.connect(path, serial=True) as database:
+                return [row.toatoms(add_additional_information=True) for row in database.select()]
+        return list(ase.io.iread(path, index=":"))
+    except Exception as error:  # ASE's readers raise whatever their parsing meets.
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DataError(
+            f"{path}: ASE cannot read this file ({detail}). Is it complete, and does its name end "
+            "in its format (.extxyz, .xyz, .db, .traj ...)?"
+        ) from error
+
+
+def _labels(atoms: "Atoms") -> dict[str, Any]:
+    """Everything attached to a structure by name; the calculator's results come first."""
+    info = dict(atoms.info)
+    labels: dict[str, Any] = {}
+    for nested in ("data", "key_value_pairs"):  # Where a row of an ASE database keeps its own.
+        value = info.pop(nested, None)
+        if isinstance(value, dict):
+            labels.update(value)
+    labels.update(info)
+    labels.update({k: v for k, v in atoms.arrays.items() if k not in {"numbers", "positions"}})
+    if atoms.calc is not None:
+        labels.update({k: v for k, v in atoms.calc.results.items() if v is not None})
+    return labels
+
+
+def _find(
+    labels: dict[str, Any], key: str | None, default: str, convert: Callable[[Any], _T | None]
+) -> _T | None:
+    name = key or default
+    return convert(labels[name]) if name in labels else None
+
+
+def _as_energy(value: Any) -> float | None:
+    """A number, also as an array of one; None for anything else."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return float(array.reshape(())) if array.size == 1 else None
+
+
+def _forces_reader(num_atoms: int) -> Callable[[Any], FloatArray | None]:
+    def as_forces(value: Any) -> FloatArray | None:
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        return array if array.shape == (num_atoms, 3) else None
+
+    return as_forces
+
+
+def _stress(labels: dict[str, Any]) -> FloatArray | None:
+    """The stress as (3, 3), from ASE's Voigt order or the full matrix."""
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    if "stress" not in labels:
+        return None
+    value = np.asarray(labels["stress"], dtype=np.float64)
+    if value.shape == (6,):
+        return np.asarray(voigt_6_to_full_3x3_stress(value))
+    return value.reshape(3, 3) if value.size == 9 else None
+
+
+def _is_isolated_atom(atoms: "Atoms") -> bool:
+    """A single atom that is marked as isolated, or that no cell repeats."""
+    if len(atoms) != 1:
+        return False
+    mark = str(atoms.info.get("config_type", "")).lower().replace("_", "").replace("-", "")
+    return mark == "isolatedatom" or not atoms.pbc.any()
+
+
+def _add_isolated(
+    isolated: dict[int, float], path: Path, index: int, atoms: "Atoms", energy: float
+) -> None:
+    number, symbol = int(atoms.numbers[0]), atoms.get_chemical_symbols()[0]
+    known = isolated.setdefault(number, energy)
+    if abs(known - energy) > 1e-6:
+        raise DataError(
+            f"{path}, frame {index}: the isolated {symbol} atom has {energy:.6f} eV here and "
+            f"{known:.6f} eV in an earlier frame; keep one of them"
+        )
+
+
+def _missing_message(
+    path: Path, options: ReadOptions, missing: dict[str, list[int]], structures: "list[Atoms]"
+) -> str:
+    """Which labels are missing where, and under which names the file might keep them."""
+    parts = []
+    for label, indices in missing.items():
+        if not indices:
+            continue
+        key = getattr(options, f"{label}_key")
+        named = f"{label} under the name '{key}'" if key else label
+        atoms = structures[indices[0]]
+        convert = _as_energy if label == "energy" else _forces_reader(len(atoms))
+        names = _candidates(label, _labels(atoms), convert)
+        advice = (
+            f"it holds {', '.join(names)}: name the right one with {label}_key=..."
+            if names
+            else "nothing else there has the shape of one; compute it, or leave the frame out"
+        )
+        parts.append(f"{path}, {_frame_list(indices)}: no {named}; {advice}")
+    return "\n".join(parts)
+
+
+def _candidates(label: str, labels: dict[str, Any], convert: Callable[[Any], Any]) -> list[str]:
+    """Names whose values have the label's shape; only those that sound like it, if any do."""
+    names = [
+        name
+        for name, value in labels.items()
+        if not isinstance(value, (str, bool, np.bool_)) and convert(value) is not None
+    ]
+    sounds = ("ener",) if label == "energy" else ("forc", "grad")
+    return [name for name in names if any(s in name.lower() for s in sounds)] or names
+
+
+def _frame_list(indices: list[int]) -> str:
+    shown = ", ".join(str(i) for i in indices[:_SHOWN])
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    return f"frame{'s' if len(indices) > 1 else ''} {shown}{more}"
