@@ -4,7 +4,7 @@ V. G. Satorras, E. Hoogeboom, M. Welling, "E(n) equivariant graph neural network
 arXiv 2102.09844, eqs. 3, 5 and 6. Its coordinate update (eq. 4) is left out: a potential is a function
 of the coordinates it is given.
 
-Shapes: atoms ``n``, edges ``e``, features ``f``, radial functions ``k``.
+Shapes: atoms ``n``, edges ``e`` (each pair of neighbours once), features ``f``, radial functions ``k``.
 """
 
 from typing import Final
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from forcefield.basis import BesselBasis, PolynomialEnvelope
+from forcefield.graph import both_directions
 
 
 class EGNN(nn.Module):
@@ -63,12 +64,13 @@ class EGNN(nn.Module):
 
         Args:
             species: Index of each atom's element, (n,).
-            edge_index: Senders and receivers, (2, e).
+            edge_index: Atoms j and i of each pair, (2, e).
             vectors: r_j - r_i, (e, 3), Å.
 
         Returns:
             Scalars (n, f), and steerable features (n, 0, 0): EGNN has none.
         """
+        sender, receiver, vectors = both_directions(edge_index, vectors)
         distance = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         envelope = self.envelope(distance)
         edge_features = torch.cat(
@@ -77,7 +79,7 @@ class EGNN(nn.Module):
         )
         h = self.embedding(species)
         for layer in self.layers:
-            h = layer(h, edge_index[0], edge_index[1], edge_features, envelope)
+            h = layer(h, sender, receiver, edge_features, envelope)
         return h, h.new_zeros((h.shape[0], 0, 0))
 
 

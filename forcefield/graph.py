@@ -1,14 +1,14 @@
-"""Atomic graphs: structures and the directed pairs of atoms that see each other.
+"""Atomic graphs: structures and the pairs of atoms that see each other.
 
-Shapes: atoms ``n``, edges ``e``, structures ``b``. An edge goes from the sender j
-(``edge_index[0]``) to the receiver i (``edge_index[1]``), and
+Shapes: atoms ``n``, edges ``e``, structures ``b``. Each pair of neighbours is listed once, as an edge
+between atom j (``edge_index[0]``) and atom i (``edge_index[1]``) with
 
     edge_vector = r_j - r_i + cell_shifts @ cell            (Å)
 
-so it points from the atom that receives a message to the atom that sends it. Edges are sorted by
-receiver. Every pair closer than the cutoff is present; pairs beyond it may be present as well (all
-pairs of a small molecule, a list built with a skin): the models' envelope makes them count for
-exactly nothing.
+Which of the two atoms is called i does not matter: energies, forces and features are the same. Every
+pair closer than the cutoff is present (an atom and its own periodic image make a pair, too); pairs
+beyond it may be present as well (all pairs of a small molecule, a list built with a skin): the models'
+envelope makes them count for exactly nothing.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class AtomicGraph:
     Attributes:
         positions: Cartesian coordinates, (n, 3), Å.
         atomic_numbers: Nuclear charges, (n,), int64.
-        edge_index: Senders and receivers, (2, e), int64, sorted by receiver.
-        cell_shifts: Cell vectors to add to each sender, (e, 3), whole numbers as floats.
+        edge_index: Atoms j and i of each pair, (2, e), int64.
+        cell_shifts: Cell vectors to add to r_j, (e, 3), whole numbers as floats.
         cell: Cell vectors in rows, (b, 3, 3), Å; zeros for a structure without a cell.
         batch: The structure of each atom, (n,), int64.
     """
@@ -106,11 +106,11 @@ def build_graph(
         )
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
     cell_array = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
-    senders, receivers, shifts = neighbor_pairs(positions, cell_array, periodic, cutoff)
+    pairs, shifts = neighbor_pairs(positions, cell_array, periodic, cutoff)
     return AtomicGraph(
         positions=torch.as_tensor(positions, dtype=dtype),
         atomic_numbers=torch.as_tensor(numbers),
-        edge_index=torch.as_tensor(np.stack([senders, receivers])),
+        edge_index=torch.as_tensor(pairs),
         cell_shifts=torch.as_tensor(shifts, dtype=dtype),
         cell=torch.as_tensor(cell_array, dtype=dtype).reshape(1, 3, 3),
         batch=torch.zeros(len(numbers), dtype=torch.int64),
@@ -140,9 +140,20 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
 def edge_vectors(
     positions: Tensor, edge_index: Tensor, cell_shifts: Tensor, cell: Tensor, batch: Tensor
 ) -> Tensor:
-    """Vectors from receiver to sender, (e, 3), Å."""
+    """Vectors from atom i to atom j of each pair, (e, 3), Å."""
     vectors = positions.index_select(0, edge_index[0]) - positions.index_select(0, edge_index[1])
     if cell.shape[0] == 1:
         return vectors + cell_shifts @ cell[0]
     edge_cell = cell.index_select(0, batch.index_select(0, edge_index[1]))
     return vectors + (cell_shifts.unsqueeze(2) * edge_cell).sum(1)
+
+
+def both_directions(edge_index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Directed edges for models whose messages differ by direction.
+
+    Returns:
+        Senders (2 e,), receivers (2 e,), and vectors from receiver to sender (2 e, 3), Å.
+    """
+    sender = torch.cat([edge_index[0], edge_index[1]])
+    receiver = torch.cat([edge_index[1], edge_index[0]])
+    return sender, receiver, torch.cat([vectors, -vectors])

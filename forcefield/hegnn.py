@@ -3,10 +3,11 @@
 J. Cen, A. Li, N. Lin, Y. Ren, Z. Wang, W. Huang, "Are high-degree representations really unnecessary
 in equivariant graph neural networks?", NeurIPS 2024, arXiv 2410.11443.
 
-Shapes: atoms ``n``, edges ``e``, features ``f``, channels ``c``, degrees l = 1..L, components
-``m = (L + 1)² - 1``. Node i has scalars h_i (f) and steerable features X_i^(l) (2l + 1, c); an edge
-runs from sender j to receiver i with the vector r_ij = r_j - r_i, Y_ij^(l) = Y^(l)(r_ij / |r_ij|).
-Nothing but inner products of equal degree couples degrees to scalars, so a layer costs O(e m c).
+Shapes: atoms ``n``, edges ``e`` (each pair of neighbours once), features ``f``, channels ``c``,
+degrees l = 1..L, components ``m = (L + 1)² - 1``. Node i has scalars h_i (f) and steerable features
+X_i^(l) (2l + 1, c); r_ij = r_j - r_i and Y_ij^(l) = Y^(l)(r_ij / |r_ij|), so that
+Y_ji^(l) = (-1)^l Y_ij^(l). Nothing but inner products of equal degree turns directions into scalars,
+so a layer costs O(e m c).
 """
 
 from typing import Final
@@ -21,6 +22,7 @@ from forcefield.basis import (
     SphericalHarmonics,
     degree_of_component,
 )
+from forcefield.graph import both_directions
 
 
 class HEGNN(nn.Module):
@@ -28,14 +30,18 @@ class HEGNN(nn.Module):
 
     The published model carries one channel per degree and inserts directions once. This one carries
     many, mixes them linearly, takes inner products of projected features and inserts directions in
-    every layer. With u(r) the envelope, s_l = 1/sqrt(2l + 1), N the average number of neighbours:
+    every layer. Messages are symmetric, e_ij = e_ji: every pair is computed once and serves both of
+    its atoms, at half the cost. b(r) are radial functions times the envelope, N the average number
+    of neighbours, linear maps of steerable features act on channels, one for each degree:
 
-        X_i^(l) = 1/sqrt(N) Σ_j g_init,l(r_ij, z_i, z_j) u(r_ij) Y_ij^(l)                  (initial)
-        z_ij    = s_l [ <Q_l X_i, K_l X_j>, <K_l X_j, Y_ij>, <Q_l X_i, Y_ij> ]_l           (invariants)
-        m_ij    = φ(A h_j + B h_i + C b(r_ij) + D z_ij) ⊙ W b(r_ij) u(r_ij)                (message)
-        X_i^(l) += 1/sqrt(N) Σ_j [ g_l(m_ij) Y_ij^(l) + g'_l(m_ij) V_l X_j^(l) ]
-        h_i     += φ_h( 1/sqrt(N) Σ_j m_ij, [ <P_l X_i, R_l X_i> ]_l )
-        X_i^(l) += γ_l(h_i) S_l X_i^(l)
+        X_i^(l) = N^-1/2 Σ_j [ A_Zj ⊙ B b(r_ij) ]_l Y_ij^(l)                              (initial)
+        z_ij    = [ <P_l X_i^(l), P_l X_j^(l)> ]_l                                        (invariants)
+        e_ij    = φ( C (h_i + h_j) + D b(r_ij) + E z_ij ) ⊙ F b(r_ij)                     (message)
+        X_i^(l) += N^-1/2 Σ_j G_l e_ij Y_ij^(l)
+        h_i     += φ_h( h_i, N^-1/2 Σ_j e_ij, [ <Q_l X_i^(l), R_l X_i^(l)> ]_l )
+        X_i^(l) += γ_l(h_i) ⊙ S_l X_i^(l)
+
+    Every path from atom to atom passes through b(r_ij), which ends smoothly at the cutoff.
 
     Args:
         num_species: Number of chemical elements.
@@ -45,7 +51,7 @@ class HEGNN(nn.Module):
         channels: Steerable channels per degree.
         lmax: Highest degree L, at least 1.
         radial: Radial basis functions.
-        avg_neighbors: Average number of neighbours within the cutoff, for scaling sums.
+        avg_neighbors: Average number of neighbours N within the cutoff.
     """
 
     cutoff: Final[float]
@@ -54,10 +60,10 @@ class HEGNN(nn.Module):
         self,
         num_species: int,
         cutoff: float = 5.0,
-        layers: int = 3,
+        layers: int = 2,
         features: int = 64,
         channels: int = 16,
-        lmax: int = 3,
+        lmax: int = 2,
         radial: int = 8,
         avg_neighbors: float = 10.0,
     ) -> None:
@@ -71,16 +77,14 @@ class HEGNN(nn.Module):
         self.envelope = PolynomialEnvelope(cutoff)
         self.harmonics = SphericalHarmonics(lmax)
         self.embedding = nn.Embedding(num_species, features)
-        self.initial_sender = nn.Embedding(num_species, lmax * channels)
+        self.initial_species = nn.Embedding(num_species, lmax * channels)
         self.initial_radial = nn.Linear(radial, lmax * channels, bias=False)
-        self.register_buffer(
-            "degree", torch.tensor(degree_of_component(lmax)) - 1, persistent=False
-        )
+        degree = torch.tensor(degree_of_component(lmax))
+        parity = (1.0 - 2.0 * (degree % 2)).to(torch.float64).view(1, -1, 1)
+        self.register_buffer("degree", degree - 1, persistent=False)
+        self.register_buffer("parity", parity, persistent=False)
         self.layers = nn.ModuleList(
-            [
-                HEGNNLayer(features, channels, lmax, radial, self.scale, last=k == layers - 1)
-                for k in range(layers)
-            ]
+            [HEGNNLayer(features, channels, lmax, radial, self.scale) for _ in range(layers)]
         )
 
     def forward(
@@ -90,113 +94,120 @@ class HEGNN(nn.Module):
 
         Args:
             species: Index of each atom's element, (n,).
-            edge_index: Senders and receivers, (2, e).
+            edge_index: Atoms j and i of each pair, (2, e).
             vectors: r_j - r_i, (e, 3), Å.
 
         Returns:
             Scalars (n, f) and steerable features (n, m, c).
         """
-        sender, receiver = edge_index[0], edge_index[1]
-        n = species.shape[0]
+        j, i = edge_index[0], edge_index[1]
         distance = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         harmonics = self.harmonics(vectors / distance).unsqueeze(2)
         radial = self.radial_basis(distance) * self.envelope(distance)
 
         h = self.embedding(species)
-        gate = self.initial_radial(radial) * self.initial_sender(species).index_select(0, sender)
-        gate = gate.view(-1, self.lmax, self.channels).index_select(1, self.degree)
-        x = torch.zeros(n, harmonics.shape[1], self.channels, dtype=h.dtype, device=h.device)
-        x = x.index_add(0, receiver, gate * harmonics) * self.scale
+        gate = self.initial_radial(radial)
+        weight = self.initial_species(species)
+        towards_i = per_component(gate * weight.index_select(0, j), self.channels, self.lmax)
+        towards_j = per_component(gate * weight.index_select(0, i), self.channels, self.lmax)
+        zero = harmonics.new_zeros((h.shape[0], harmonics.shape[1], self.channels))
+        x = zero.index_add(0, i, towards_i * harmonics)
+        x = (x + self.parity * zero.index_add(0, j, towards_j * harmonics)) * self.scale
         for layer in self.layers:
-            h, x = layer(h, x, sender, receiver, radial, harmonics, self.degree)
+            h, x = layer(h, x, i, j, radial, harmonics, self.degree, self.parity)
         return h, x
 
 
 class HEGNNLayer(nn.Module):
     """One interaction of :class:`HEGNN`, equations in its docstring."""
 
-    def __init__(
-        self, features: int, channels: int, lmax: int, radial: int, scale: float, last: bool
-    ) -> None:
+    def __init__(self, features: int, channels: int, lmax: int, radial: int, scale: float) -> None:
         super().__init__()
+        self.features = features
         self.channels = channels
         self.lmax = lmax
         self.scale = scale
-        self.last = last
-        self.sizes = [2 * degree + 1 for degree in range(1, lmax + 1)]
         invariants = lmax * channels
-        self.project = nn.Parameter(torch.randn(lmax, channels, 3 * channels) / channels**0.5)
-        self.message_sender = nn.Linear(features, features)
-        self.message_receiver = nn.Linear(features, features, bias=False)
+        self.project = nn.Parameter(torch.randn(lmax, channels, channels) * channels**-0.5)
+        self.message_atoms = nn.Linear(features, features)
         self.message_radial = nn.Linear(radial, 2 * features, bias=False)
-        self.message_invariants = nn.Linear(3 * invariants, features, bias=False)
+        self.message_invariants = nn.Linear(invariants, features, bias=False)
         self.message_hidden = nn.Linear(features, features)
-        self.gates = nn.Linear(features, 2 * invariants)
-        self.update_project = nn.Parameter(
-            torch.randn(lmax, channels, 3 * channels) / channels**0.5
-        )
+        self.gate_directions = nn.Linear(features, invariants, bias=False)
+        self.mix = nn.Parameter(torch.randn(lmax, channels, 3 * channels) * channels**-0.5)
+        self.update_scalars = nn.Linear(2 * features, features)
         self.update_invariants = nn.Linear(invariants, features, bias=False)
-        self.update_message = nn.Linear(features, features)
         self.update_out = nn.Linear(features, features)
-        self.update_gate = nn.Linear(features, invariants)
-
-    def degree_sum(self, product: Tensor) -> list[Tensor]:
-        """Sum over the components of each degree, scaled by 1/sqrt(2l + 1): (·, m, c) to L times (·, c)."""
-        return [part.sum(1) for part in product.split(self.sizes, 1)]
-
-    def expand(self, gates: list[Tensor]) -> Tensor:
-        """Repeat a weight per degree for its components: L times (., c) to (., m, c)."""
-        return torch.cat(
-            [gate.unsqueeze(1).expand(-1, self.sizes[k], -1) for k, gate in enumerate(gates)], 1
-        )
+        self.gate_channels = nn.Linear(features, invariants)
 
     def forward(
         self,
         h: Tensor,
         x: Tensor,
-        sender: Tensor,
-        receiver: Tensor,
+        i: Tensor,
+        j: Tensor,
         radial: Tensor,
         harmonics: Tensor,
         degree: Tensor,
+        parity: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (n, f) and steerable features (n, m, c)."""
-        c = self.channels
-        weights = self.project.index_select(0, degree)
-        q, k, v = torch.bmm(x.transpose(0, 1), weights).transpose(0, 1).split([c, c, c], 2)
-        q_i = q.index_select(0, receiver)
-        k_j = k.index_select(0, sender)
-        v_j = v.index_select(0, sender)
-        invariants = torch.cat(
-            self.degree_sum(q_i * k_j)
-            + self.degree_sum(k_j * harmonics)
-            + self.degree_sum(q_i * harmonics),
-            dim=1,
+        f, c = self.features, self.channels
+        projected = per_degree_linear(x, self.project, degree)
+        invariants = inner_products(
+            projected.index_select(0, i), projected.index_select(0, j), self.lmax
         )
-        f = h.shape[1]
-        filter_in, filter_out = self.message_radial(radial).split([f, f], 1)
+        radial_in, radial_out = self.message_radial(radial).split([f, f], dim=1)
+        atoms = self.message_atoms(h)
         message = functional.silu(
-            self.message_sender(h).index_select(0, sender)
-            + self.message_receiver(h).index_select(0, receiver)
-            + filter_in
+            atoms.index_select(0, i)
+            + atoms.index_select(0, j)
+            + radial_in
             + self.message_invariants(invariants)
         )
-        message = functional.silu(self.message_hidden(message)) * filter_out
+        message = functional.silu(self.message_hidden(message)) * radial_out
 
-        aggregated = torch.zeros_like(h).index_add(0, receiver, message) * self.scale
-        gates = functional.linear(message, self.gates.weight).split(c, 1)
-        g_y = self.expand(gates[: self.lmax])
-        g_x = self.expand(gates[self.lmax :])
-        x = x + torch.zeros_like(x).index_add(0, receiver, g_y * harmonics + g_x * v_j) * self.scale
+        none = torch.zeros_like(h)
+        collected = none.index_add(0, i, message).index_add(0, j, message) * self.scale
+        directions = per_component(self.gate_directions(message), c, self.lmax) * harmonics
+        none = torch.zeros_like(x)
+        directed = none.index_add(0, i, directions) + parity * none.index_add(0, j, directions)
+        x = x + directed * self.scale
 
-        weights = self.update_project.index_select(0, degree)
-        p, r, s = torch.bmm(x.transpose(0, 1), weights).transpose(0, 1).split([c, c, c], 2)
-        products = torch.cat(self.degree_sum(p * r), 1)
-        update = functional.silu(self.update_message(aggregated) + self.update_invariants(products))
+        left, right, mixed = per_degree_linear(x, self.mix, degree).split([c, c, c], dim=2)
+        update = functional.silu(
+            self.update_scalars(torch.cat([h, collected], dim=1))
+            + self.update_invariants(inner_products(left, right, self.lmax))
+        )
         h = h + self.update_out(update)
-        gate = self.expand(self.update_gate(h).split(c, 1))
-        x = x + gate * s
+        x = x + per_component(self.gate_channels(h), c, self.lmax) * mixed
         return h, x
+
+
+def per_degree_linear(x: Tensor, weights: Tensor, degree: Tensor) -> Tensor:
+    """Mix channels, with one matrix for each degree.
+
+    Args:
+        x: (n, m, c).
+        weights: (L, c, d).
+        degree: Index of the degree of each component, (m,).
+
+    Returns:
+        (n, m, d).
+    """
+    return torch.bmm(x.transpose(0, 1), weights.index_select(0, degree)).transpose(0, 1)
+
+
+def inner_products(a: Tensor, b: Tensor, lmax: int) -> Tensor:
+    """Inner product of each degree and channel: (·, m, c) and (·, m, c) to (·, L c)."""
+    parts = (a * b).split([2 * degree + 1 for degree in range(1, lmax + 1)], dim=1)
+    return torch.cat([part.sum(1) for part in parts], dim=1)
+
+
+def per_component(gates: Tensor, channels: int, lmax: int) -> Tensor:
+    """Repeat the gates of each degree for its components: (·, L c) to (·, m, c)."""
+    parts = gates.split(channels, dim=1)
+    return torch.cat([parts[k].unsqueeze(1).expand(-1, 2 * k + 3, -1) for k in range(lmax)], dim=1)
 
 
 class PublishedHEGNN(nn.Module):
@@ -262,13 +273,13 @@ class PublishedHEGNN(nn.Module):
 
         Args:
             species: Index of each atom's element, (n,).
-            edge_index: Senders and receivers, (2, e).
+            edge_index: Atoms j and i of each pair, (2, e).
             vectors: r_j - r_i, (e, 3), Å.
 
         Returns:
             Scalars (n, f) and steerable features (n, m, 1).
         """
-        sender, receiver = edge_index[0], edge_index[1]
+        sender, receiver, vectors = both_directions(edge_index, vectors)
         distance = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         envelope = self.envelope(distance)
         radial = self.radial_basis(distance) * envelope

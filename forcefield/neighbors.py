@@ -1,8 +1,9 @@
 """Neighbour lists: all pairs for small molecules, vesin for everything else, reuse with a skin.
 
-An edge (j, i, S) is in a list with cutoff r_c if |r_j - r_i + S @ cell| < r_c, where S counts cell
-vectors; an atom and its own periodic image form an edge, an atom and itself do not. Lists are sorted
-by receiver i, then by sender and shift, so that the same structure always gives the same list.
+A pair (j, i, S) is in a list with cutoff r_c if |r_j - r_i + S @ cell| < r_c, where S counts cell
+vectors; an atom and its own periodic image form a pair, an atom and itself do not. Each pair is listed
+once, as (j, i, S) or (i, j, -S). Lists are sorted, so that the same structure always gives the same
+list.
 """
 
 from functools import cache
@@ -16,8 +17,8 @@ from forcefield.errors import InvalidStructureError
 
 def neighbor_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every directed pair closer than the cutoff.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair closer than the cutoff, once.
 
     Args:
         positions: (n, 3), Å; atoms may lie outside the cell.
@@ -26,7 +27,7 @@ def neighbor_pairs(
         cutoff: Å.
 
     Returns:
-        Senders (e,), receivers (e,) and cell shifts (e, 3), int64, sorted by receiver.
+        Atoms j and i (2, e) and cell shifts (e, 3), int64, sorted by i.
 
     Raises:
         InvalidStructureError: The periodic cell vectors are missing or linearly dependent.
@@ -35,18 +36,14 @@ def neighbor_pairs(
 
     pbc = np.asarray(pbc, dtype=bool)
     box = _full_cell(np.asarray(cell, dtype=np.float64), pbc)
-    receivers, senders, shifts = NeighborList(cutoff=cutoff, full_list=True).compute(
+    i, j, shifts = NeighborList(cutoff=cutoff, full_list=False).compute(
         points=np.ascontiguousarray(positions, dtype=np.float64),
         box=box,
         periodic=[bool(p) for p in pbc],
         quantities="ijS",
     )
-    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
-    return (
-        senders[order].astype(np.int64),
-        receivers[order].astype(np.int64),
-        shifts[order].astype(np.int64),
-    )
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], j, i))
+    return np.stack([j[order], i[order]]).astype(np.int64), shifts[order].astype(np.int64)
 
 
 def _full_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -67,18 +64,15 @@ def _full_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _all_pairs(num_atoms: int) -> Tensor:
-    receiver, sender = np.nonzero(~np.eye(num_atoms, dtype=bool))
-    return torch.as_tensor(np.stack([sender, receiver]))
-
-
 def all_pairs(num_atoms: int) -> Tensor:
-    """Every ordered pair of different atoms, (2, n (n - 1)), sorted by receiver.
+    """Every pair of different atoms, (2, n (n - 1) / 2), sorted by the second.
 
     For a small molecule outside a cell this graph never changes: no neighbour search and no data
-    dependent shapes at any step. Pairs beyond the cutoff contribute exactly zero.
+    dependent shapes at any step. Pairs beyond the cutoff contribute exactly zero. The tensor is shared
+    by all callers: do not write to it.
     """
-    return _all_pairs(num_atoms)
+    i, j = np.triu_indices(num_atoms, k=1)
+    return torch.as_tensor(np.stack([j, i]))
 
 
 class VerletList:
@@ -118,9 +112,9 @@ class VerletList:
         """
         if self._edges is not None and self._still_complete(positions, cell, pbc):
             return self._edges
-        senders, receivers, shifts = neighbor_pairs(positions, cell, pbc, self.cutoff + self.skin)
+        pairs, shifts = neighbor_pairs(positions, cell, pbc, self.cutoff + self.skin)
         self._edges = (
-            torch.as_tensor(np.stack([senders, receivers])),
+            torch.as_tensor(pairs),
             torch.as_tensor(shifts, dtype=torch.float64),
         )
         self._positions = np.array(positions, dtype=np.float64)

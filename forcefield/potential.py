@@ -29,7 +29,7 @@ class Potential(nn.Module):
     """Energy, forces and stress of molecules and crystals.
 
     The energy depends on the positions through the edge vectors r_ij alone, so one derivative,
-    g_ij = dE/dr_ij, gives everything: F_i = Σ_j g_ij - Σ_j g_ji and dE/dε = Σ_ij r_ij ⊗ g_ij. Edge
+    g_ij = dE/dr_ij, gives everything: each pair adds g_ij to F_i and -g_ij to F_j, and dE/dε = Σ_ij r_ij ⊗ g_ij. Edge
     vectors are formed in the precision of the positions, the network runs in its own, and atomic
     energies are summed in float64.
 
@@ -79,8 +79,8 @@ class Potential(nn.Module):
         Args:
             positions: (n, 3), Å, float32 or float64.
             atomic_numbers: (n,), int64, all of them among ``species``.
-            edge_index: Senders and receivers, (2, e), int64.
-            cell_shifts: Cell vectors to add to each sender, (e, 3).
+            edge_index: Atoms j and i of each pair, each pair once, (2, e), int64.
+            cell_shifts: Cell vectors to add to r_j, (e, 3).
             cell: Cell vectors in rows, (b, 3, 3), Å; zeros without a cell.
             batch: Structure of each atom, (n,), int64.
             compute_stress: Also return the stress; the cells must have a volume.

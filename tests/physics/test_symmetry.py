@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from forcefield import Potential
+from forcefield import Potential, build_graph
 from tests.conftest import ARCHITECTURES, Structure, make_potential
 
 MODELS = {name: make_potential(name) for name in ARCHITECTURES}
@@ -98,3 +99,19 @@ def test_supercell_has_the_same_energy_per_atom(potential: Potential, crystal: S
     np.testing.assert_allclose(doubled["energy"], 2 * single["energy"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(doubled["forces"], np.tile(single["forces"], (2, 1)), atol=1e-10)
     np.testing.assert_allclose(doubled["stress"], single["stress"], atol=1e-10)
+
+
+def test_either_direction_of_a_pair_will_do(potential: Potential, crystal: Structure):
+    """Pairs are listed once; which of its atoms comes first must not matter."""
+    graph = build_graph(
+        crystal.positions, crystal.numbers, potential.cutoff, crystal.cell, crystal.pbc
+    )
+    turn = torch.rand(graph.edge_index.shape[1], generator=torch.manual_seed(0)) < 0.5
+    edges = torch.where(turn, graph.edge_index.flip(0), graph.edge_index)
+    shifts = torch.where(turn.unsqueeze(1), -graph.cell_shifts, graph.cell_shifts)
+    before = potential(*graph.tensors(), True)
+    after = potential(
+        graph.positions, graph.atomic_numbers, edges, shifts, graph.cell, graph.batch, True
+    )
+    for key in before:
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-10)

@@ -83,14 +83,11 @@ def _dense(frames: Sequence[Frame], indices: list[int], cutoff: float) -> Iterat
 def _listed(frame: Frame, index: int, cutoff: float) -> _Part:
     cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
     try:
-        senders, receivers, shifts = neighbor_pairs(
+        (second, first), shifts = neighbor_pairs(
             frame.positions, cell, frame.pbc, max(cutoff, _SEARCH_CUTOFF)
         )
     except InvalidStructureError as error:
         raise InvalidStructureError(f"{frame.where}: {error}") from None
-    # An atom and its image come as two edges with opposite shifts; either will do.
-    keep = receivers <= senders
-    senders, receivers, shifts = senders[keep], receivers[keep], shifts[keep]
-    vector = frame.positions[senders] - frame.positions[receivers] + shifts @ cell
+    vector = frame.positions[second] - frame.positions[first] + shifts @ cell
     near = (vector**2).sum(axis=1) < cutoff**2
-    return np.full(int(near.sum()), index), receivers[near], senders[near], vector[near]
+    return np.full(int(near.sum()), index), first[near], second[near], vector[near]
