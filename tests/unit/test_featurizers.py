@@ -1,0 +1,381 @@
+"""Features of trajectories: symmetries, tokens, periodic images, files, and what is refused."""
+
+import re
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+import torch
+from mdtraj.core.element import carbon, hydrogen, nitrogen, oxygen, virtual
+from scipy.spatial.transform import Rotation
+
+import featurizers.edges
+from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
+from forcefield import Potential, build_graph, save_potential
+from forcefield.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InvalidStructureError,
+    UnknownElementError,
+)
+from forcefield.graph import edge_vectors
+from tests.conftest import Structure, make_potential
+
+ELEMENTS = {1: hydrogen, 6: carbon, 7: nitrogen, 8: oxygen}
+
+
+def close(actual: np.ndarray, expected: np.ndarray) -> None:
+    # mdtraj keeps positions in float32: 1e-7 of some nm, and the features are of order 1.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6)
+
+
+def single_residue(numbers: np.ndarray) -> mdtraj.Topology:
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("MOL", topology.add_chain())
+    for index, number in enumerate(numbers):
+        topology.add_atom(f"{ELEMENTS[number].symbol}{index}", ELEMENTS[number], residue)
+    return topology
+
+
+def random_walk(structure: Structure, frames: int, step: float = 0.2) -> mdtraj.Trajectory:
+    """A trajectory that starts at a structure; steps in Å, cells as the structure has them."""
+    rng = np.random.default_rng(3)
+    steps = rng.normal(0, step, (frames, *structure.positions.shape))
+    trajectory = mdtraj.Trajectory(
+        (structure.positions + 0.3 * np.tanh(np.cumsum(steps, axis=0))) / 10,
+        single_residue(structure.numbers),
+    )
+    if structure.cell is not None:
+        trajectory.unitcell_vectors = np.repeat(structure.cell[None] / 10, frames, axis=0)
+    return trajectory
+
+
+@pytest.fixture
+def featurizer(potential: Potential) -> TrajectoryFeaturizer:
+    """With each representation."""
+    return TrajectoryFeaturizer(potential)
+
+
+@pytest.fixture
+def hegnn() -> TrajectoryFeaturizer:
+    return TrajectoryFeaturizer(make_potential("hegnn"))
+
+
+@pytest.fixture
+def walk(ethanol: Structure) -> mdtraj.Trajectory:
+    return random_walk(ethanol, frames=7)
+
+
+@pytest.fixture
+def crystal_walk(crystal: Structure) -> mdtraj.Trajectory:
+    return random_walk(crystal, frames=3)
+
+
+def test_features_are_those_of_the_representation(featurizer, walk, crystal_walk):
+    potential = featurizer.potential
+    for trajectory in (walk, crystal_walk):
+        features = featurizer.transform(trajectory)
+        numbers = np.array([atom.element.atomic_number for atom in trajectory.topology.atoms])
+        cells = trajectory.unitcell_vectors
+        for frame in range(trajectory.n_frames):
+            graph = build_graph(
+                trajectory.xyz[frame] * 10.0,
+                numbers,
+                potential.cutoff,
+                None if cells is None else cells[frame] * 10.0,
+                cells is not None,
+            )
+            scalars, steerable = potential.representation(
+                potential.species_index[graph.atomic_numbers],
+                graph.edge_index,
+                edge_vectors(
+                    graph.positions, graph.edge_index, graph.cell_shifts, graph.cell, graph.batch
+                ),
+            )
+            close(features.scalars[frame], scalars.detach().numpy())
+            if steerable.shape[1]:
+                close(features.vectors[frame], steerable[:, :3].detach().numpy())
+
+
+def test_shapes_and_labels(featurizer, walk):
+    features = featurizer.transform(walk)
+    channels = {"hegnn": 4, "hegnn-published": 1, "egnn": 0}
+    assert features.scalars.shape == (7, 9, 16)
+    assert features.vectors.shape == (
+        7,
+        9,
+        3,
+        channels[featurizer.potential.architecture["name"]],
+    )
+    assert features.scalars.dtype == features.vectors.dtype == np.float32
+    assert features.labels[:3] == ("MOL0-C0", "MOL0-C1", "MOL0-O2")
+    assert features.scalars.std(axis=0).max() > 1e-3  # they do change with the structure
+
+
+def test_turning_mirroring_and_moving_each_frame(featurizer, walk):
+    before = featurizer.transform(walk)
+    turns = Rotation.random(7, random_state=1).as_matrix()
+    turns[3:] *= -1.0
+    moved = mdtraj.Trajectory(
+        np.einsum("fij,fnj->fni", turns, walk.xyz) + np.array([0.3, -1.1, 0.8]), walk.topology
+    )
+    after = featurizer.transform(moved)
+    close(after.scalars, before.scalars)
+    close(after.vectors, np.einsum("fij,fnjc->fnic", turns, before.vectors))
+
+
+def test_permuted_atoms_have_permuted_tokens(featurizer, walk, ethanol):
+    order = np.random.default_rng(0).permutation(9)
+    permuted = mdtraj.Trajectory(walk.xyz[:, order], single_residue(ethanol.numbers[order]))
+    before, after = featurizer.transform(walk), featurizer.transform(permuted)
+    close(after.scalars, before.scalars[:, order])
+    close(after.vectors, before.vectors[:, order])
+
+
+def two_chains() -> mdtraj.Trajectory:
+    """Two chains of two residues each; the last of one and the first of the other share name and number."""
+    topology = mdtraj.Topology()
+    for chain_id, numbers in (("A", (1, 2)), ("B", (2, 3))):
+        chain = topology.add_chain(chain_id)
+        previous = None
+        for number in numbers:
+            residue = topology.add_residue("GLY", chain, resSeq=number)
+            atoms = [
+                topology.add_atom(name, element, residue)
+                for name, element in (("C", carbon), ("O", oxygen), ("H", hydrogen))
+            ]
+            if previous is not None:
+                topology.add_bond(previous, atoms[0])
+            previous = atoms[0]
+    grid = np.array([[i, j, k] for i in range(2) for j in range(2) for k in range(3)]) * 0.15
+    rng = np.random.default_rng(5)
+    return mdtraj.Trajectory(grid + rng.normal(0, 0.01, (4, 12, 3)), topology)
+
+
+def test_residues_of_different_chains_are_different_tokens(hegnn):
+    trajectory = two_chains()
+    atoms = hegnn.transform(trajectory)
+    residues = hegnn.transform(trajectory, tokens="residue")
+    assert residues.labels == ("A:GLY1", "A:GLY2", "B:GLY2", "B:GLY3")
+    close(residues.scalars, atoms.scalars.reshape(4, 4, 3, -1).sum(2))
+    close(residues.vectors, atoms.vectors.reshape(4, 4, 3, 3, -1).sum(2))
+    assert len(set(atoms.labels)) == 12
+
+
+def test_molecules_are_residues_joined_by_bonds(hegnn):
+    trajectory = two_chains()
+    residues = hegnn.transform(trajectory, tokens="residue")
+    molecules = hegnn.transform(trajectory, tokens="molecule")
+    assert molecules.labels == ("A:GLY1-GLY2", "B:GLY2-GLY3")
+    close(molecules.scalars, residues.scalars.reshape(4, 2, 2, -1).sum(2))
+
+    topology = trajectory.topology
+    topology.add_bond(topology.atom(0), topology.atom(11))
+    whole = hegnn.transform(trajectory, tokens="molecule")
+    assert len(whole.labels) == 1
+    close(whole.scalars, residues.scalars.sum(1, keepdims=True))
+    close(whole.vectors, residues.vectors.sum(1, keepdims=True))
+
+
+def test_tokens_need_not_be_contiguous(hegnn):
+    trajectory = two_chains()
+    # Bonds 0-2 and 1-3 of the residues instead of 0-1 and 2-3.
+    topology = trajectory.topology.copy()
+    topology._bonds = []
+    topology.add_bond(topology.atom(6), topology.atom(0))
+    topology.add_bond(topology.atom(3), topology.atom(9))
+    residues = hegnn.transform(trajectory, tokens="residue").scalars
+    molecules = hegnn.transform(mdtraj.Trajectory(trajectory.xyz, topology), tokens="molecule")
+    close(molecules.scalars, np.stack([residues[:, [0, 2]].sum(1), residues[:, [1, 3]].sum(1)], 1))
+
+
+def test_mean_pooling(hegnn, walk):
+    atoms = hegnn.transform(walk)
+    mean = hegnn.transform(walk, tokens="molecule", pooling="mean")
+    assert mean.labels == ("MOL0",)
+    close(mean.scalars[:, 0], atoms.scalars.mean(1))
+    close(mean.vectors[:, 0], atoms.vectors.mean(1))
+
+
+def test_wrapping_into_the_cell_changes_nothing(featurizer, crystal_walk):
+    before = featurizer.transform(crystal_walk)
+    images = np.random.default_rng(0).integers(-2, 3, crystal_walk.xyz.shape)
+    wrapped = mdtraj.Trajectory(
+        crystal_walk.xyz + np.einsum("fni,fij->fnj", images, crystal_walk.unitcell_vectors),
+        crystal_walk.topology,
+        unitcell_lengths=crystal_walk.unitcell_lengths,
+        unitcell_angles=crystal_walk.unitcell_angles,
+    )
+    after = featurizer.transform(wrapped, periodic=True)
+    close(after.scalars, before.scalars)
+    close(after.vectors, before.vectors)
+    alone = featurizer.transform(crystal_walk, periodic=False)
+    assert np.abs(alone.scalars - before.scalars).max() > 1e-2
+
+
+def test_each_frame_has_its_own_cell(hegnn, crystal_walk):
+    crystal_walk.unitcell_vectors *= np.array([1.0, 1.05, 1.1])[:, None, None]
+    alone = np.concatenate([hegnn.transform(frame).scalars for frame in crystal_walk])
+    for batch_frames in (2, 3):
+        close(hegnn.transform(crystal_walk, batch_frames=batch_frames).scalars, alone)
+    same_cell = mdtraj.Trajectory(crystal_walk.xyz, crystal_walk.topology)
+    same_cell.unitcell_vectors = np.repeat(crystal_walk.unitcell_vectors[:1], 3, axis=0)
+    assert np.abs(hegnn.transform(same_cell).scalars[2] - alone[2]).max() > 1e-2
+
+
+def test_neighbour_search_and_all_pairs_agree(hegnn, walk, monkeypatch):
+    pairs = hegnn.transform(walk)
+    monkeypatch.setattr(featurizers.edges, "ALL_PAIRS_ATOMS", 0)
+    searched = hegnn.transform(walk)
+    close(searched.scalars, pairs.scalars)
+    close(searched.vectors, pairs.vectors)
+
+
+@pytest.mark.parametrize("batch_frames", [1, 3, 7, 100])
+def test_batches_do_not_matter(featurizer, walk, batch_frames):
+    together = featurizer.transform(walk)
+    batched = featurizer.transform(walk, batch_frames=batch_frames)
+    close(batched.scalars, together.scalars)
+    close(batched.vectors, together.vectors)
+
+
+def test_atoms_without_neighbours(featurizer):
+    topology = single_residue(np.array([6, 8]))
+    apart = mdtraj.Trajectory(np.array([[[0.0, 0, 0], [2.0, 0, 0]]]), topology)
+    features = featurizer.transform(apart)
+    assert np.isfinite(features.scalars).all()
+    np.testing.assert_array_equal(features.vectors, 0)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_files_in_pieces(hegnn, walk, tmp_path, stride):
+    walk.save(tmp_path / "md.dcd")
+    walk[0].save(tmp_path / "molecule.pdb")
+    arguments = {"top": tmp_path / "molecule.pdb", "chunk": 2, "stride": stride}
+    pieces = list(hegnn.stream_file(tmp_path / "md.dcd", **arguments))
+    assert len(pieces) > 1
+    assert all(len(piece.scalars) <= 2 for piece in pieces)
+    joined = hegnn.transform_file(tmp_path / "md.dcd", **arguments)
+    loaded = mdtraj.load(str(tmp_path / "md.dcd"), top=str(tmp_path / "molecule.pdb"))
+    expected = hegnn.transform(loaded[::stride])
+    close(joined.scalars, expected.scalars)
+    close(joined.vectors, expected.vectors)
+    assert joined.labels == expected.labels
+
+
+def test_part_of_the_atoms_of_a_file(hegnn, walk, tmp_path):
+    walk.save(tmp_path / "md.dcd")
+    part = hegnn.transform_file(tmp_path / "md.dcd", top=walk.topology, atom_indices=[0, 1, 2])
+    expected = hegnn.transform(walk.atom_slice([0, 1, 2]))
+    close(part.scalars, expected.scalars)
+    assert part.labels == expected.labels
+
+
+def test_from_potential(walk, tmp_path):
+    potential = make_potential("hegnn", dtype=torch.float32)
+    save_potential(potential, tmp_path / "potential.safetensors")
+    loaded = TrajectoryFeaturizer.from_potential(tmp_path / "potential.safetensors")
+    expected = TrajectoryFeaturizer(potential).transform(walk)
+    np.testing.assert_array_equal(loaded.transform(walk).scalars, expected.scalars)
+    double = TrajectoryFeaturizer.from_potential(
+        str(tmp_path / "potential.safetensors"), dtype=torch.float64
+    )
+    assert double.potential.readout.scale.dtype == torch.float64
+    close(double.transform(walk).scalars, expected.scalars)
+    with pytest.raises(CheckpointError, match="no weights file"):
+        TrajectoryFeaturizer.from_potential(tmp_path / "other.safetensors")
+
+
+def test_elements_come_from_the_topology(hegnn, walk):
+    residue = walk.topology.residue(0)
+    # A name that looks like calcium or carbon says nothing.
+    residue.atom(8).name = "CA"
+    residue.atom(4).element = nitrogen
+    with pytest.raises(UnknownElementError, match=r"atom 4 \(MOL0-H4\) is N .* H, C, O only"):
+        hegnn.transform(walk)
+    residue.atom(4).element = None
+    with pytest.raises(UnknownElementError, match=r"atom 4 .* no element in the topology"):
+        hegnn.transform(walk)
+    residue.atom(4).element = virtual
+    with pytest.raises(InvalidStructureError, match=r"atom 4 .* virtual site"):
+        hegnn.transform(walk)
+
+
+def test_bad_frames_are_named(hegnn, walk, tmp_path):
+    walk.xyz[5, 2] = np.nan
+    with pytest.raises(InvalidStructureError, match="frame 5: the position of atom 2"):
+        hegnn.transform(walk, batch_frames=2)
+    walk.xyz[5, 2] = walk.xyz[5, 7]
+    with pytest.raises(InvalidStructureError, match="frame 5: atoms 2 and 7 are in the same"):
+        hegnn.transform(walk, batch_frames=2)
+    walk.save(tmp_path / "md.dcd")
+    with pytest.raises(InvalidStructureError, match="frame 5: atoms 2 and 7"):
+        hegnn.transform_file(tmp_path / "md.dcd", top=walk.topology, chunk=1, stride=5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:mdtraj", "ignore::RuntimeWarning:mdtraj")
+def test_cells_that_cannot_be(hegnn, walk):
+    with pytest.raises(DataError, match="no unit cell"):
+        hegnn.transform(walk, periodic=True)
+    expected = hegnn.transform(walk)
+    walk.unitcell_lengths = np.full((7, 3), 0.1)
+    for angle in (90.0, 0.0):
+        walk.unitcell_angles = np.full((7, 3), angle)
+        with pytest.raises(InvalidStructureError, match=r"frame 0: .* no room for 9 atoms"):
+            hegnn.transform(walk)
+    close(hegnn.transform(walk, periodic=False).scalars, expected.scalars)
+
+
+def test_impossible_options(hegnn, walk):
+    with pytest.raises(ConfigError, match="unknown tokens 'chain'; known are atom, residue"):
+        hegnn.transform(walk, tokens="chain")
+    with pytest.raises(ConfigError, match="unknown pooling 'max'"):
+        hegnn.transform(walk, pooling="max")
+    with pytest.raises(ConfigError, match="batch_frames"):
+        hegnn.transform(walk, batch_frames=0)
+    with pytest.raises(ConfigError, match="chunk and stride"):
+        hegnn.transform_file("md.dcd", chunk=0)
+    with pytest.raises(DataError, match="no frames"):
+        hegnn.transform(walk[:0])
+
+
+def test_molecules_without_bonds(hegnn):
+    trajectory = two_chains()
+    trajectory.topology._bonds = []
+    with pytest.raises(DataError, match="4 residues and no bonds"):
+        hegnn.transform(trajectory, tokens="molecule")
+
+
+def test_unreadable_files(hegnn, walk, tmp_path):
+    walk.save(tmp_path / "md.dcd")
+    for path, top in (
+        (tmp_path / "other.dcd", walk.topology),
+        (tmp_path / "md.dcd", None),
+        (tmp_path / "md.dcd", two_chains().topology),
+        (tmp_path / "md.unknown", walk.topology),
+    ):
+        with pytest.raises(DataError, match=path.name):
+            hegnn.transform_file(path, top=top)
+
+
+def test_code_of_the_documentation(ethanol, tmp_path, monkeypatch):
+    walk = random_walk(ethanol, frames=400)
+    walk.save(tmp_path / "md.dcd")
+    walk[0].save(tmp_path / "molecule.pdb")
+    save_potential(
+        make_potential("hegnn", dtype=torch.float32),
+        tmp_path / "runs" / "ethanol" / "potential.safetensors",
+    )
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "featurizers.md"
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert isinstance(names["features"], TrajectoryFeatures)
+    assert names["slow"].shape == (200, 2)
+    timescales = names["timescales"]
+    assert timescales[0] >= timescales[1] > 0
