@@ -1,0 +1,492 @@
+"""``train-potential`` and ``export-potential`` as a user calls them, on real ethanol and on own data."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
+
+from forcefield import build_graph, load_exported, load_potential
+from forcefield.errors import CheckpointError, ConfigError, DataError
+from training import load_config, train
+from training.cli import app
+from training.config_io import config_keys
+from training.datasets import load_split
+from training.evaluate import Predictions
+from training.export_cli import app as export_app
+from training.history import read_history
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("train=20", "valid=6", "test=8", "epochs=4", "validate_every=1", "batch_size=5"),
+    *("layers=1", "features=8", "channels=2", "lmax=2", "threads=1", "accelerator=cpu"),
+]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "training.cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def config(folder: Path, *overrides: str, target: str | None = "quick-test"):
+    return load_config(target, [*TINY, f"output={folder}", *overrides])
+
+
+def run_quietly(folder: Path, *overrides: str, target: str | None = "quick-test", **options: bool):
+    return train(config(folder, *overrides, target=target), show_progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A complete run made by the command, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = subprocess.run(
+        command("quick-test", *TINY, "--name", "first"),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "first", done.stdout
+
+
+def states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Averaged and current weights of a run's last checkpoint."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return {"average": state["state_dict"], "current": state["current_model_state"]}
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    first, second = states(one), states(two)
+    for kind in first:
+        assert first[kind].keys() == second[kind].keys()
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), (kind, name)
+    one_potential, two_potential = (
+        load_potential(p / "potential.safetensors")[0] for p in (one, two)
+    )
+    for (name, value), other in zip(
+        one_potential.state_dict().items(), two_potential.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+
+
+def rows_without_time(folder: Path) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in read_history(folder / "log.csv")
+    ]
+
+
+class TestFinishedRun:
+    def test_leaves_every_file(self, finished):
+        folder, printed = finished
+        for name in (
+            *("config.yaml", "data.json", "log.csv", "potential.safetensors", "potential.pt"),
+            *("summary.json", "report.html", "test_predictions.npz"),
+            *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+        ):
+            assert (folder / name).is_file(), name
+        assert not list(folder.rglob("*.part*"))
+        assert "runs/first/potential.pt" in printed
+        assert "runs/first/report.html" in printed
+
+    def test_prints_plain_lines_where_there_is_no_terminal(self, finished):
+        printed = finished[1]
+        assert re.search(r"epoch +4/4  force MAE train [\d.]+ · valid [\d.]+ meV/Å", printed)
+        assert "\x1b" not in printed
+        assert "\r" not in printed
+
+    def test_summary_has_the_promised_keys(self, finished):
+        summary = json.loads((finished[0] / "summary.json").read_text())
+        for key in (
+            *("test.energy_mae_meV", "test.energy_mae_meV_per_atom", "test.energy_rmse_meV"),
+            *("test.forces_mae_meV_per_A", "test.forces_rmse_meV_per_A"),
+            *("train.seconds", "train.epochs", "model.parameters", "inference.ms_per_step"),
+        ):
+            section, name = key.split(".")
+            assert isinstance(summary[section][name], int | float), key
+        assert summary["train"]["epochs"] == 4
+        assert summary["train"]["steps"] == 16
+        assert summary["data"]["frames"] == {"train": 20, "valid": 6, "test": 8}
+        assert {"torch", "python", "hegnn-forcefield"} <= summary["versions"].keys()
+
+    def test_summary_holds_the_errors_of_the_exported_file(self, finished):
+        folder = finished[0]
+        exported = load_exported(folder / "potential.pt")
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        frames = load_split("rmd17:ethanol", train=20, valid=6, test=8, seed=settings["seed"]).test
+        energy, forces = [], []
+        for frame in frames:
+            graph = build_graph(frame.positions, frame.atomic_numbers, exported.cutoff)
+            result = exported.module(*graph.tensors())
+            energy.append(result["energy"].item() - frame.energy)
+            forces.append(result["forces"].numpy() - frame.forces)
+        errors = json.loads((folder / "summary.json").read_text())["test"]
+        assert errors["energy_mae_meV"] == pytest.approx(1e3 * np.mean(np.abs(energy)), rel=1e-3)
+        assert errors["forces_mae_meV_per_A"] == pytest.approx(
+            1e3 * np.mean(np.abs(forces)), rel=1e-3
+        )
+
+    def test_the_validated_weights_are_the_averaged_ones_that_were_exported(self, finished):
+        folder = finished[0]
+        rows = read_history(folder / "log.csv")
+        summary = json.loads((folder / "summary.json").read_text())
+        best = min(rows, key=lambda row: row["valid_loss"])
+        assert best["epoch"] == summary["train"]["best_epoch"]
+        assert summary["valid"]["forces_mae_meV_per_A"] == pytest.approx(
+            best["valid_forces_mae_meV_per_A"], rel=1e-3
+        )
+        weights = states(folder)
+        assert any(
+            not torch.equal(weights["average"][k], weights["current"][k])
+            for k in weights["current"]
+        )
+
+    def test_log_has_a_row_per_epoch(self, finished):
+        with (finished[0] / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+        assert all(float(row["valid_forces_mae_meV_per_A"]) > 0 for row in rows)
+
+    def test_predictions_give_the_errors_again(self, finished):
+        found = Predictions.load(finished[0] / "test_predictions.npz").errors()
+        summary = json.loads((finished[0] / "summary.json").read_text())["test"]
+        assert found == pytest.approx(summary, rel=1e-4)
+
+    def test_report_is_self_contained(self, finished):
+        html = (finished[0] / "report.html").read_text()
+        assert html.count("data:image/png;base64,") == 5
+        assert not re.search(r'(?:src|href)="(?!data:)', html)
+        for words in (
+            "Learning curves",
+            "Parity on 8 test frames",
+            "Configuration",
+            "rmd17:ethanol",
+        ):
+            assert words in html
+
+    def test_weights_file_describes_itself(self, finished):
+        potential, header = load_potential(finished[0] / "potential.safetensors")
+        assert header["data"]["source"] == "rmd17:ethanol"
+        assert len(header["data"]["sha256"]) == 64
+        assert header["training"]["config"]["training"]["epochs"] == 4
+        assert potential.species == [1, 6, 8]
+
+    def test_the_same_run_twice_is_the_same(self, finished, tmp_path):
+        run_quietly(tmp_path, "name=again")
+        assert_same_weights(finished[0], tmp_path / "again")
+
+    def test_an_existing_run_is_not_overwritten(self, finished):
+        folder = finished[0]
+        with pytest.raises(ConfigError, match=r"--resume .* --name .* --overwrite"):
+            run_quietly(folder.parent, "name=first")
+        result = CliRunner().invoke(
+            app, ["quick-test", *TINY, f"output={folder.parent}", "--name", "first"]
+        )
+        assert result.exit_code == 2
+        assert "holds a run already" in result.output
+
+    def test_a_complete_run_is_not_resumed(self, finished):
+        with pytest.raises(ConfigError, match=r"complete after 4 epochs: raise training\.epochs"):
+            run_quietly(finished[0].parent, "name=first", resume=True)
+
+    def test_a_run_with_other_settings_or_data_is_not_resumed(self, finished):
+        with pytest.raises(ConfigError) as caught:
+            run_quietly(
+                finished[0].parent, "name=first", "learning_rate=0.1", "threads=2", resume=True
+            )
+        assert "training.learning_rate: was 0.002, now 0.1" in str(caught.value)
+        assert "threads" not in str(caught.value)
+
+    def test_export_again_from_weights_and_from_checkpoints(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "cut-off")
+        done = CliRunner().invoke(
+            export_app, [str(finished[0] / "potential.safetensors"), str(tmp_path / "a.pt")]
+        )
+        assert done.exit_code == 0, done.output
+        for name in ("potential.safetensors", "potential.pt", "summary.json"):
+            (tmp_path / "cut-off" / name).unlink()
+        done = CliRunner().invoke(export_app, [str(tmp_path / "cut-off")])
+        assert done.exit_code == 0, done.output
+        one = load_exported(finished[0] / "potential.pt").module.state_dict()
+        for path in (tmp_path / "a.pt", tmp_path / "cut-off" / "potential.pt"):
+            other = load_exported(path).module.state_dict()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+    def test_exporting_something_else_is_refused(self, tmp_path):
+        done = CliRunner().invoke(export_app, [str(tmp_path)])
+        assert done.exit_code == 2
+        assert "neither potential.safetensors nor a run" in done.output
+
+
+class TestInterruption:
+    def test_ctrl_c_leaves_a_usable_model_and_resume_gives_the_uninterrupted_result(self, tmp_path):
+        many = ["epochs=30", "validate_every=3", "patience=1000"]
+        run_quietly(tmp_path, *many, "name=whole")
+        process = subprocess.Popen(
+            command("quick-test", *TINY, *many, f"output={tmp_path}", "name=cut"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        log = tmp_path / "cut" / "log.csv"
+        deadline = time.monotonic() + 120
+        while len(read_history(log)) < 4:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=120)
+
+        assert process.returncode == 130, errors
+        assert "Traceback" not in errors
+        assert f"train-potential {tmp_path}/cut --resume" in printed
+        summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
+        assert summary["train"]["stopped"] == "interrupted"
+        assert 4 <= summary["train"]["epochs"] < 30
+        assert load_exported(tmp_path / "cut" / "potential.pt").species == [1, 6, 8]
+        assert (tmp_path / "cut" / "report.html").is_file()
+
+        done = CliRunner().invoke(app, [str(tmp_path / "cut"), "--resume", "--quiet"])
+        assert done.exit_code == 0, done.output
+        assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+        assert rows_without_time(tmp_path / "whole") == rows_without_time(tmp_path / "cut")
+
+    def test_a_signal_in_the_first_epoch_leaves_a_model_too(self, tmp_path):
+        process = subprocess.Popen(
+            command("quick-test", *TINY, "train=900", "epochs=50", f"output={tmp_path}"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        folder = tmp_path / "quick-test"
+        while not (folder / "log.csv").is_file():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        printed, errors = process.communicate(timeout=120)
+        assert process.returncode == 130, errors
+        assert "at the moment of stopping" in printed
+        assert load_exported(folder / "potential.pt").species == [1, 6, 8]
+        assert "before the first epoch" in (folder / "report.html").read_text()
+
+    def test_more_epochs_can_be_added(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "longer")
+        result = run_quietly(tmp_path, "name=longer", "epochs=6", resume=True)
+        assert result.summary["train"]["epochs"] == 6
+        assert len(read_history(tmp_path / "longer" / "log.csv")) == 6
+        assert (
+            yaml.safe_load((tmp_path / "longer" / "config.yaml").read_text())["training"]["epochs"]
+            == 6
+        )
+
+    def test_early_stopping(self, tmp_path):
+        # A learning rate this high makes the validation loss rise.
+        overrides = [
+            "epochs=60",
+            "patience=3",
+            "learning_rate=0.5",
+            "schedule=constant",
+            "ema_decay=0",
+        ]
+        result = run_quietly(tmp_path, *overrides, "name=early")
+        train_summary = result.summary["train"]
+        assert train_summary["stopped"] == "early"
+        assert train_summary["epochs"] == train_summary["best_epoch"] + 3
+        with pytest.raises(ConfigError, match="stopped early"):
+            run_quietly(tmp_path, *overrides, "name=early", resume=True)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["quick-test", "epoch=3"], "unknown key 'epoch'; did you mean 'training.epochs'?"),
+            (["rmd17-etanol"], "did you mean 'rmd17-ethanol'?"),
+            (["quick-test", "rmd17-ethanol"], "one target at a time"),
+            (["epochs=3"], "no data set"),
+            (["quick-test", "--resume", "--overwrite"], "exclude each other"),
+            (["quick-test", "--resume", "--name", "none"], "no run to resume"),
+            (["nothing.extxyz"], "nothing.extxyz: no such file"),
+        ],
+    )
+    def test_are_one_short_message(self, arguments, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2
+        assert message in result.output
+        assert "Traceback" not in result.output
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_that_is_no_run_is_not_touched(self, tmp_path):
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "thesis.txt").write_text("five years")
+        with pytest.raises(ConfigError, match="not empty and not a run"):
+            run_quietly(tmp_path, "name=precious", overwrite=True)
+        assert (tmp_path / "precious" / "thesis.txt").read_text() == "five years"
+
+    def test_bad_data_does_not_cost_the_old_run(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "old")
+        with pytest.raises(DataError):
+            run_quietly(tmp_path, "name=old", "train=5000", overwrite=True)
+        assert (tmp_path / "old" / "potential.pt").is_file()
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+    def test_a_gpu_that_is_not_there(self, tmp_path):
+        with pytest.raises(ConfigError, match="no CUDA GPU"):
+            run_quietly(tmp_path, "accelerator=gpu")
+
+    def test_a_strategy_that_does_not_exist(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"hardware\.strategy=telepathy"):
+            run_quietly(tmp_path, "strategy=telepathy")
+
+    def test_a_training_that_diverges(self, tmp_path):
+        overrides = ["learning_rate=1e12", "warmup_steps=0", "gradient_clip=0", "schedule=constant"]
+        with pytest.raises(ConfigError, match=r"diverged in epoch \d.*learning_rate"):
+            run_quietly(tmp_path, *overrides)
+
+    def test_other_data_on_resume(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "moved")
+        data = json.loads((tmp_path / "moved" / "data.json").read_text())
+        data["sha256"] = "0" * 64
+        (tmp_path / "moved" / "data.json").write_text(json.dumps(data))
+        with pytest.raises(ConfigError, match="started with other data"):
+            run_quietly(tmp_path, "name=moved", "epochs=6", resume=True)
+
+
+def test_help_lists_every_key_and_preset():
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    for key in config_keys():
+        assert re.search(rf"^ *{re.escape(key.path)}  \(", result.output, re.MULTILINE), key.path
+    for option in (
+        "--resume",
+        "--overwrite",
+        "--name",
+        "--output",
+        "--list-presets",
+        "rmd17-ethanol",
+    ):
+        assert option in result.output
+
+
+def molecule_file(path: Path, count: int = 30) -> Path:
+    """Argon trimers with Lennard-Jones labels."""
+    random = np.random.default_rng(1)
+    frames = []
+    for _ in range(count):
+        start = np.array([[0, 0, 0], [3.8, 0, 0], [1.9, 3.3, 0]], dtype=float)
+        atoms = Atoms("Ar3", start + random.normal(scale=0.15, size=(3, 3)))
+        frames.append(labelled(atoms))
+    ase.io.write(path, frames)
+    return path
+
+
+def labelled(atoms: Atoms) -> Atoms:
+    atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=6.0, smooth=True)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    return atoms
+
+
+def test_own_molecules(tmp_path):
+    path = molecule_file(tmp_path / "argon.extxyz")
+    overrides = ["train=0.7", "valid=4", "test=5", "precision=float64", "model=egnn", "loss=l1"]
+    with pytest.raises(DataError, match="allow_unusual"):  # Argon's forces are that weak.
+        run_quietly(tmp_path, *overrides, target=str(path))
+    overrides += ["schedule=plateau", "allow_unusual=true"]
+    result = run_quietly(tmp_path, *overrides, target=str(path))
+    assert "forces" in result.warnings[0]
+    assert result.folder.path == tmp_path / "argon"
+    assert result.summary["data"]["frames"] == {"train": 21, "valid": 4, "test": 5}
+    exported = load_exported(result.folder.exported)
+    assert exported.species == [18]
+    assert exported.dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_own_crystals_with_another_model(tmp_path):
+    random = np.random.default_rng(2)
+    frames = []
+    for _ in range(16):
+        atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+        atoms.rattle(stdev=0.1, rng=random)
+        frames.append(labelled(atoms))
+    path = tmp_path / "crystal.extxyz"
+    ase.io.write(path, frames)
+    overrides = ["train=10", "valid=2", "test=3", "model=hegnn-published", "loss=huber"]
+    result = run_quietly(tmp_path, *overrides, target=str(path))
+    frame = load_split(path, train=10, valid=2, test=3).test[0]
+    exported = load_exported(result.folder.exported)
+    graph = build_graph(
+        frame.positions, frame.atomic_numbers, exported.cutoff, frame.cell, frame.pbc
+    )
+    assert graph.edge_index.shape[1] > 4 * 3  # More neighbours than atoms: images count.
+    found = exported.module(*graph.tensors())["energy"].item()
+    predictions = Predictions.load(result.folder.predictions)
+    assert predictions.predicted_energy[0] == pytest.approx(found, abs=1e-4)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+    overrides = ["train=20", "epochs=2", f"output={tmp_path}"]
+    run_quietly(tmp_path, *overrides, "batch_size=10", "name=one")
+    done = subprocess.run(
+        command("quick-test", *TINY, *overrides, "devices=2", "name=two"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (rows_without_time(tmp_path / name) for name in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_without_validation_and_without_test_frames(tmp_path):
+    overrides = ["valid=0", "test=0", "ema_decay=0", "epochs=2"]
+    result = run_quietly(tmp_path, *overrides)
+    assert result.summary["test"] == {}
+    assert result.summary["train"]["best_epoch"] == 2
+    assert not result.folder.predictions.exists()
+    assert result.folder.report.is_file()
+
+
+def test_training_lowers_the_force_error(tmp_path):
+    overrides = ["train=100", "epochs=15", "lmax=2", "channels=4", "features=16", "layers=2"]
+    result = run_quietly(tmp_path, *overrides)
+    rows = read_history(result.folder.log)
+    assert rows[-1]["valid_forces_mae_meV_per_A"] < 0.35 * rows[0]["train_forces_mae_meV_per_A"]
+
+
+def test_a_run_without_any_epoch_cannot_be_exported(tmp_path):
+    from training.export_cli import load_source
+
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(CheckpointError, match="finished epoch"):
+        load_source(tmp_path)

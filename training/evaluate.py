@@ -1,0 +1,135 @@
+"""Predictions on held-out frames, their errors, and the time of one evaluation."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from forcefield import ExportedPotential, Potential
+from forcefield.units import MEV
+from training.files import write_with
+from training.graphs import GraphDataset, evaluation_batches
+from training.metrics import error_sums, summarize
+
+FloatArray = NDArray[np.float64]
+WARMUP, REPEATS = 10, 30
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Labels and predictions for f frames with N atoms in all.
+
+    Attributes:
+        atomic_numbers: (N,).
+        num_atoms: Atoms of each frame, (f,).
+        energy: Labels, (f,), eV.
+        predicted_energy: (f,), eV.
+        forces: Labels, (N, 3), eV/Å.
+        predicted_forces: (N, 3), eV/Å.
+    """
+
+    atomic_numbers: NDArray[np.int64]
+    num_atoms: NDArray[np.int64]
+    energy: FloatArray
+    predicted_energy: FloatArray
+    forces: FloatArray
+    predicted_forces: FloatArray
+
+    def errors(self) -> dict[str, float]:
+        """Errors in meV, meV per atom and meV/Å, as :func:`training.metrics.summarize`."""
+        sums = error_sums(
+            torch.as_tensor(self.predicted_energy - self.energy),
+            torch.as_tensor(self.predicted_forces - self.forces),
+            torch.as_tensor(self.num_atoms, dtype=torch.float64),
+        )
+        return summarize(sums.tolist())
+
+    def errors_by_element(self) -> dict[int, dict[str, float]]:
+        """Force errors of each element, meV/Å, with the number of atoms and the RMS of the labels."""
+        table = {}
+        for number in np.unique(self.atomic_numbers):
+            chosen = self.atomic_numbers == number
+            error = (self.predicted_forces - self.forces)[chosen] / MEV
+            table[int(number)] = {
+                "atoms": int(chosen.sum()),
+                "forces_mae_meV_per_A": float(np.abs(error).mean()),
+                "forces_rmse_meV_per_A": float(np.sqrt(np.square(error).mean())),
+                "forces_rms_label_meV_per_A": float(
+                    np.sqrt(np.square(self.forces[chosen] / MEV).mean())
+                ),
+            }
+        return table
+
+    def save(self, path: Path) -> None:
+        """Write an npz with the attributes' names; forces in float32, in eV/Å."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    atomic_numbers=self.atomic_numbers.astype(np.uint8),
+                    num_atoms=self.num_atoms,
+                    energy=self.energy,
+                    predicted_energy=self.predicted_energy,
+                    forces=self.forces.astype(np.float32),
+                    predicted_forces=self.predicted_forces.astype(np.float32),
+                )
+
+        write_with(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what :meth:`save` wrote."""
+        with np.load(path) as data:
+            return cls(
+                atomic_numbers=data["atomic_numbers"].astype(np.int64),
+                num_atoms=data["num_atoms"],
+                energy=data["energy"],
+                predicted_energy=data["predicted_energy"],
+                forces=data["forces"].astype(np.float64),
+                predicted_forces=data["predicted_forces"].astype(np.float64),
+            )
+
+
+def predict(potential: Potential, dataset: GraphDataset, device: torch.device | str) -> Predictions:
+    """Evaluate a potential on every frame of a data set.
+
+    Args:
+        potential: On the device; put into evaluation mode.
+        dataset: At least one frame.
+        device: Where to evaluate.
+    """
+    potential.eval()
+    energies, forces = [], []
+    for _, batch in evaluation_batches(dataset):
+        prediction = potential(*batch.graph.to(device).tensors())
+        energies.append(prediction["energy"].cpu())
+        forces.append(prediction["forces"].cpu())
+    items = dataset.items
+    return Predictions(
+        atomic_numbers=torch.cat([item.graph.atomic_numbers for item in items]).numpy(),
+        num_atoms=np.array([len(item.graph.atomic_numbers) for item in items]),
+        energy=torch.cat([item.energy for item in items]).numpy(),
+        predicted_energy=torch.cat(energies).double().numpy(),
+        forces=torch.cat([item.forces for item in items]).numpy(),
+        predicted_forces=torch.cat(forces).double().numpy(),
+    )
+
+
+def milliseconds_per_step(
+    exported: ExportedPotential, dataset: GraphDataset, device: torch.device | str
+) -> float:
+    """Median time of energy and forces of one structure, the first of the data set, ms."""
+    inputs = dataset[0].graph.to(device).tensors()
+    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    times = []
+    for _ in range(WARMUP + REPEATS):
+        start = time.perf_counter()
+        exported.module(*inputs)
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[WARMUP:])

@@ -1,0 +1,97 @@
+"""``export-potential``: weights, or a run that was cut off, to one file for simulations."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from forcefield import Potential, build_potential, export_potential, load_potential
+from forcefield.errors import CheckpointError, ForceFieldError
+from training.cli import fail
+from training.config import architecture
+from training.run_folder import RunFolder
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="potential.safetensors, or the folder of a run (also of one that was killed: then its "
+            "best checkpoint is taken)."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Argument(help="File to write.  [default: potential.pt beside the source]"),
+    ] = None,
+) -> None:
+    """Write a potential as one self-describing TorchScript file for ASE, OpenMM and C++."""
+    try:
+        folder = source if source.is_dir() else source.parent
+        output = output or folder / "potential.pt"
+        potential, metadata = load_source(source)
+        export_potential(potential, output, metadata)
+    except ForceFieldError as error:
+        fail(error)
+    typer.echo(str(output))
+
+
+def load_source(source: Path) -> tuple[Potential, dict[str, Any]]:
+    """Read a weights file or a run's folder.
+
+    Raises:
+        CheckpointError: Neither of them, or a run without any finished epoch.
+    """
+    if not source.is_dir():
+        return load_potential(source)
+    folder = RunFolder(source)
+    if folder.weights.is_file():
+        return load_potential(folder.weights)
+    checkpoint = folder.best if folder.best.is_file() else folder.last
+    if not (folder.config.is_file() and folder.data.is_file() and checkpoint.is_file()):
+        raise CheckpointError(
+            f"{source} holds neither potential.safetensors nor a run with a finished epoch"
+        )
+    return load_checkpoint(folder, checkpoint)
+
+
+def load_checkpoint(folder: RunFolder, checkpoint: Path) -> tuple[Potential, dict[str, Any]]:
+    """The averaged weights of one of Lightning's checkpoints, as a potential."""
+    config = folder.read_config()
+    data = json.loads(folder.data.read_text(encoding="utf-8"))
+    potential = build_potential(
+        architecture(config.model),
+        data["elements"],
+        avg_neighbors=data["neighbors_per_atom"],
+        dtype=getattr(torch, config.hardware.precision),
+    )
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    prefix = "potential."
+    weights = {
+        k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)
+    }
+    potential.load_state_dict(weights)
+    metadata = {
+        "name": config.name,
+        "data": data,
+        "training": {
+            "config": config.model_dump(),
+            "epochs": int(state["epoch"]) + 1,
+            "seed": config.seed,
+        },
+    }
+    return potential.eval(), metadata
+
+
+def main() -> None:
+    """Entry point of ``export-potential``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

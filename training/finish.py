@@ -1,0 +1,145 @@
+"""After the fit: the files that a run leaves."""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import forcefield
+from forcefield import Potential, export_potential, load_exported, save_potential
+from training.config import TrainConfig
+from training.evaluate import Predictions, milliseconds_per_step, predict
+from training.files import write_text
+from training.fit import FitResult
+from training.graphs import GraphDataset
+from training.history import read_history
+from training.run_folder import RunFolder
+
+VERSIONED = ("torch", "lightning", "e3nn", "vesin", "numpy", "ase")
+"""Packages whose versions are kept with a result."""
+
+
+def save(
+    potential: Potential,
+    folder: RunFolder,
+    data: dict[str, Any],
+    config: TrainConfig,
+    result: FitResult,
+) -> None:
+    """Write potential.safetensors and potential.pt."""
+    metadata = {
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data,
+        "training": {"config": config.model_dump(), "epochs": result.epochs, "seed": config.seed},
+    }
+    save_potential(potential, folder.weights, metadata)
+    export_potential(potential, folder.exported, metadata)
+
+
+def test(
+    potential: Potential, graphs: dict[str, GraphDataset], folder: RunFolder, device: str
+) -> tuple[Predictions | None, dict[str, dict[str, float]]]:
+    """Evaluate on the test frames, and on the validation frames.
+
+    Returns:
+        Predictions on the test frames (None if there are none), and errors of the parts test and valid.
+    """
+    errors, predictions = {}, None
+    for part in ("test", "valid"):
+        if len(graphs[part]):
+            found = predict(potential, graphs[part], device)
+            errors[part] = found.errors()
+            if part == "test":
+                predictions = found
+    return predictions, errors
+
+
+def summarize(
+    folder: RunFolder,
+    graphs: dict[str, GraphDataset],
+    result: FitResult,
+    errors: dict[str, dict[str, float]],
+    device: str,
+) -> dict[str, Any]:
+    """Contents of summary.json."""
+    exported = load_exported(folder.exported, device)
+    header = exported.metadata
+    return {
+        "name": header["name"],
+        "test": errors.get("test", {}),
+        "valid": errors.get("valid", {}),
+        "train": {
+            "seconds": round(result.seconds, 2),
+            "epochs": result.epochs,
+            "steps": result.steps,
+            "best_epoch": result.best_epoch,
+            "stopped": result.stopped,
+        },
+        "model": {
+            "name": header["architecture"]["name"],
+            "parameters": header["parameters"],
+            "dtype": header["dtype"],
+        },
+        "inference": {
+            "ms_per_step": round(milliseconds_per_step(exported, graphs["train"], device), 4),
+            "atoms": len(graphs["train"][0].graph.atomic_numbers),
+            "device": device,
+        },
+        "data": {key: header["data"][key] for key in ("source", "sha256", "frames")},
+        "versions": versions(),
+        "machine": machine(device),
+    }
+
+
+def report(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: dict[str, Any],
+    summary: dict[str, Any],
+    predictions: Predictions | None,
+) -> None:
+    """Write report.html."""
+    from training.report import training_report
+
+    html = training_report(config, data, summary, read_history(folder.log), predictions)
+    write_text(folder.report, html)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project, Python and the packages that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"hegnn-forcefield": forcefield.__version__, "python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, str | int]:
+    """What the run ran on."""
+    description: dict[str, str | int] = {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+    if device == "cuda":
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
+
+
+def _processor() -> str:
+    """The processor's name; Python itself knows only its architecture on Linux."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

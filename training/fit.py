@@ -1,0 +1,213 @@
+"""The optimisation itself, by Lightning."""
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from forcefield import Potential
+from forcefield.errors import ConfigError
+from training.averaging import RunningAverage
+from training.config import HardwareConfig, TrainConfig, TrainingConfig
+from training.graphs import (
+    EpochSampler,
+    GraphDataset,
+    LabelledGraph,
+    evaluation_batches,
+    training_loader,
+)
+from training.history import History
+from training.interrupt import Interrupted, StopRequest
+from training.module import MONITOR, ForceFieldModule
+from training.progress import Display
+from training.run_folder import RunFolder
+
+STEPS_BETWEEN_VALIDATIONS = 100
+
+Stopped = Literal["complete", "early", "interrupted"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended.
+
+    Attributes:
+        stopped: complete, early (the validation loss no longer fell) or interrupted (by a signal).
+        epochs: Finished epochs.
+        steps: Optimiser steps.
+        seconds: Training time with validation, over all sessions of the run.
+        best_epoch: Epoch of the weights that were kept, counted from 1; 0 if not one was validated.
+    """
+
+    stopped: Stopped
+    epochs: int
+    steps: int
+    seconds: float
+    best_epoch: int
+
+
+def fit(
+    potential: Potential,
+    train: GraphDataset,
+    valid: GraphDataset,
+    config: TrainConfig,
+    accelerator: str,
+    folder: RunFolder,
+    resume: bool,
+    display: Display | None,
+) -> FitResult:
+    """Optimise a potential in place and leave the best averaged weights in it.
+
+    Args:
+        potential: With initial weights.
+        train: Frames to fit.
+        valid: Frames that choose the weights; may be empty, then the last weights are kept.
+        config: The run's configuration.
+        accelerator: Lightning's name of it, cpu or cuda.
+        folder: Receives log.csv and checkpoints; a checkpoint there is continued if ``resume``.
+        resume: Continue from the last checkpoint, or start anew where there is none yet.
+        display: Where to show progress, or None.
+
+    Raises:
+        ConfigError: Lightning cannot use the hardware like this, or training diverged.
+    """
+    settings, hardware = config.training, config.hardware
+    steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
+    every = validation_interval(settings, steps_per_epoch)
+    module = ForceFieldModule(potential, settings, settings.epochs * steps_per_epoch, every)
+    history = History(folder.log, settings.epochs, display)
+    stop = StopRequest()
+    average = RunningAverage(settings.ema_decay) if settings.ema_decay > 0 else None
+    early = _early_stopping(settings, every)
+    extra = [callback for callback in (average, early) if callback is not None]
+    trainer = _trainer(
+        hardware,
+        accelerator=accelerator,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.gradient_clip or None,
+        check_val_every_n_epoch=every,
+        callbacks=[*extra, history, stop, *_checkpoints(folder, len(valid) > 0, every)],
+        logger=_tensorboard(folder),
+        default_root_dir=folder.path,
+        inference_mode=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    sampler = EpochSampler(len(train), config.seed, trainer.global_rank, trainer.world_size)
+    loader = training_loader(train, settings.batch_size, sampler)
+    interrupted = False
+    try:
+        with stop.listening():
+            trainer.fit(
+                module,
+                loader,
+                _validation_loader(valid, trainer) if len(valid) else None,
+                ckpt_path=folder.last if resume and folder.last.is_file() else None,
+                weights_only=True,
+            )
+    except Interrupted:
+        interrupted = True
+    finally:
+        if display is not None:
+            display.close()
+    best = _keep_best(potential, module, average, folder)
+    stopped: Stopped = "complete"
+    if interrupted:
+        stopped = "interrupted"
+    elif early is not None and early.stopped_epoch:
+        stopped = "early"
+    return FitResult(stopped, trainer.current_epoch, trainer.global_step, history.seconds, best)
+
+
+def _trainer(hardware: HardwareConfig, **options: Any) -> pl.Trainer:
+    """Lightning's trainer; what it dislikes about the hardware is the user's to mend."""
+    try:
+        return pl.Trainer(devices=hardware.devices, strategy=_strategy(hardware), **options)
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"Lightning cannot use hardware.strategy={hardware.strategy} with "
+            f"hardware.devices={hardware.devices}: {error}"
+        ) from None
+
+
+def _strategy(hardware: HardwareConfig) -> str:
+    """Lightning's strategy. Plain ddp refuses weights that no energy depends on (in the last layer)."""
+    if hardware.devices > 1 and hardware.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return hardware.strategy
+
+
+def validation_interval(settings: TrainingConfig, steps_per_epoch: int) -> int:
+    """Epochs between validations: a divisor of all epochs, so that the last one is validated."""
+    wanted = settings.validate_every or max(1, STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
+    wanted = min(wanted, settings.epochs)
+    return next(every for every in range(wanted, 0, -1) if settings.epochs % every == 0)
+
+
+def _validation_loader(valid: GraphDataset, trainer: pl.Trainer) -> "DataLoader[LabelledGraph]":
+    """Ready batches on the device; every process of a parallel run evaluates all of them."""
+    device = trainer.strategy.root_device
+    batches = [batch.to(device) for _, batch in evaluation_batches(valid)]
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def _early_stopping(settings: TrainingConfig, every: int) -> EarlyStopping | None:
+    if not settings.patience:
+        return None
+    patience = math.ceil(settings.patience / every)
+    return EarlyStopping(MONITOR, patience=patience, mode="min", check_on_train_epoch_end=False)
+
+
+def _checkpoints(folder: RunFolder, validated: bool, every: int) -> list[ModelCheckpoint]:
+    """Keeps the best and the last state; the last comes second, so that it knows the best."""
+    common: dict[str, Any] = {
+        "dirpath": folder.checkpoints,
+        "save_top_k": 1,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+        "every_n_epochs": every,
+    }
+    last = ModelCheckpoint(filename=folder.last.stem, **common)
+    if not validated:
+        return [last]
+    return [ModelCheckpoint(filename=folder.best.stem, monitor=MONITOR, mode="min", **common), last]
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    """A TensorBoard logger where TensorBoard is installed, else none: log.csv is always written."""
+    if find_spec("tensorboard") is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder.path, name="tensorboard", version="")
+
+
+def _keep_best(
+    potential: Potential,
+    module: ForceFieldModule,
+    average: RunningAverage | None,
+    folder: RunFolder,
+) -> int:
+    """Load the best weights, or the current ones if no epoch was finished; returns their epoch."""
+    path = folder.best if folder.best.is_file() else folder.last
+    epoch = 0
+    state: dict[str, Tensor] | None
+    if path.is_file():
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state, epoch = checkpoint["state_dict"], int(checkpoint["epoch"]) + 1
+    else:
+        state = module.state_dict() if average is None else average.average_state()
+    if state is not None:
+        prefix = "potential."
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        potential.load_state_dict(own)
+    return epoch

@@ -1,0 +1,149 @@
+"""From frames to batches of graphs with labels.
+
+Neighbour lists are built once, when the data set is made; an epoch only joins graphs. The order of an
+epoch follows from the seed and the epoch's number alone, so that a resumed run sees what an
+uninterrupted one would have seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from forcefield import AtomicGraph, build_graph, collate
+from training.datasets.frames import Frame
+
+
+@dataclass(frozen=True)
+class LabelledGraph:
+    """One or several structures with their labels, all in float64.
+
+    Attributes:
+        graph: The structures.
+        energy: Total energies, (b,), eV.
+        forces: (n, 3), eV/Å.
+        num_atoms: Atoms of each structure, (b,), float64.
+    """
+
+    graph: AtomicGraph
+    energy: Tensor
+    forces: Tensor
+    num_atoms: Tensor
+
+    def to(self, device: torch.device | str) -> "LabelledGraph":
+        """Copy to a device."""
+        return LabelledGraph(
+            self.graph.to(device),
+            self.energy.to(device),
+            self.forces.to(device),
+            self.num_atoms.to(device),
+        )
+
+
+class GraphDataset(Dataset[LabelledGraph]):
+    """Frames as graphs, kept in memory.
+
+    Args:
+        frames: Labelled geometries.
+        cutoff: Cutoff of the neighbour lists, Å.
+    """
+
+    def __init__(self, frames: Sequence[Frame], cutoff: float) -> None:
+        self.items = [_labelled(frame, cutoff) for frame in frames]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> LabelledGraph:
+        return self.items[index]
+
+    def average_neighbors(self) -> float:
+        """Neighbours within the cutoff per atom, averaged over all atoms; at least 1."""
+        pairs = sum(item.graph.edge_index.shape[1] for item in self.items)
+        atoms = sum(len(item.graph.atomic_numbers) for item in self.items)
+        # Each pair is listed once and makes two atoms neighbours.
+        return max(1.0, 2 * pairs / max(1, atoms))
+
+
+def join(items: Sequence[LabelledGraph]) -> LabelledGraph:
+    """Join labelled graphs into one batch."""
+    return LabelledGraph(
+        graph=collate([item.graph for item in items]),
+        energy=torch.cat([item.energy for item in items]),
+        forces=torch.cat([item.forces for item in items]),
+        num_atoms=torch.cat([item.num_atoms for item in items]),
+    )
+
+
+class EpochSampler(Sampler[int]):
+    """A new order in every epoch, fixed by (seed, epoch); shared among the processes of a parallel run.
+
+    Args:
+        length: Frames in the data set.
+        seed: Of the run.
+        rank: Number of this process.
+        processes: Number of processes; each gets equally many frames, some of them twice if need be.
+    """
+
+    def __init__(self, length: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+        self.length = length
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.processes)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(self.length, generator=generator).tolist()
+        order += order[: len(self) * self.processes - self.length]
+        return iter(order[self.rank :: self.processes])
+
+
+def training_loader(
+    dataset: GraphDataset, batch_size: int, sampler: EpochSampler
+) -> "DataLoader[LabelledGraph]":
+    """Batches in the sampler's order."""
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=join)
+
+
+def evaluation_batches(
+    dataset: GraphDataset, max_atoms: int = 2000
+) -> Iterator[tuple[slice, LabelledGraph]]:
+    """Batches in the order of the frames, as large as speed and memory like them.
+
+    Args:
+        dataset: The frames.
+        max_atoms: Atoms per batch (a larger structure makes a batch of its own).
+
+    Yields:
+        The frames' indices in the data set, and the batch.
+    """
+    start, atoms = 0, 0
+    for index, item in enumerate(dataset.items):
+        size = len(item.graph.atomic_numbers)
+        if index > start and atoms + size > max_atoms:
+            yield slice(start, index), join(dataset.items[start:index])
+            start, atoms = index, 0
+        atoms += size
+    if start < len(dataset):
+        yield slice(start, len(dataset)), join(dataset.items[start:])
+
+
+def _labelled(frame: Frame, cutoff: float) -> LabelledGraph:
+    return LabelledGraph(
+        graph=build_graph(
+            frame.positions, frame.atomic_numbers, cutoff, frame.cell, frame.pbc.tolist()
+        ),
+        energy=torch.tensor([frame.energy], dtype=torch.float64),
+        forces=torch.as_tensor(frame.forces, dtype=torch.float64),
+        num_atoms=torch.tensor([len(frame.atomic_numbers)], dtype=torch.float64),
+    )

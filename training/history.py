@@ -1,0 +1,162 @@
+"""The record of a run: log.csv, TensorBoard, and the progress shown on the screen."""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from forcefield.errors import ConfigError
+from training.files import write_text
+from training.module import ForceFieldModule
+from training.progress import Display, Progress
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "seconds",
+    "learning_rate",
+    "train_loss",
+    "train_energy_mae_meV_per_atom",
+    "train_forces_mae_meV_per_A",
+    "valid_loss",
+    "valid_energy_mae_meV",
+    "valid_energy_mae_meV_per_atom",
+    "valid_forces_mae_meV_per_A",
+    "valid_forces_rmse_meV_per_A",
+)
+"""Columns of log.csv; those of the validation are empty in epochs without one."""
+
+Row = dict[str, float]
+
+
+def read_history(path: Path) -> list[Row]:
+    """Rows of log.csv, without the empty cells."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+
+
+class History(pl.Callback):
+    """Writes a line of log.csv per epoch, and keeps the screen up to date.
+
+    Only rank 0 writes and shows. The device is read once per epoch, and as often as the display asks.
+
+    Args:
+        path: log.csv.
+        epochs: Epochs of the whole run.
+        display: Where to show progress; None for nowhere.
+    """
+
+    def __init__(self, path: Path, epochs: int, display: Display | None) -> None:
+        self.path = path
+        self.epochs = epochs
+        self.display = display
+        self.seconds = 0.0
+        self.valid: dict[str, float] = {}
+        self._started = self._shown = self._seconds_before = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; on resume drop the rows of epochs that will be repeated."""
+        now = time.monotonic()
+        self._started, self._shown = now - self.seconds, now
+        self._seconds_before = self.seconds
+        self._first_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        kept = [row for row in read_history(self.path) if row["epoch"] <= trainer.current_epoch]
+        lines = [",".join(COLUMNS), *(_line(row) for row in kept)]
+        write_text(self.path, "\n".join(lines) + "\n")
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show progress if it is time to."""
+        if self.display is None:
+            return
+        now = time.monotonic()
+        if now - self._shown < self.display.interval or trainer.world_size > 1:
+            return  # Errors of parallel processes are collected at the end of an epoch only.
+        assert isinstance(pl_module, ForceFieldModule)
+        train = pl_module.errors(pl_module.train_sums)
+        self._show(trainer, train["forces_mae_meV_per_A"], epoch_done=False)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Collect the errors of the validation."""
+        assert isinstance(pl_module, ForceFieldModule)
+        self.valid = pl_module.errors(pl_module.valid_sums)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the epoch's row.
+
+        Raises:
+            ConfigError: The loss is no longer a number.
+        """
+        assert isinstance(pl_module, ForceFieldModule)
+        self.seconds = time.monotonic() - self._started
+        train = pl_module.errors(pl_module.train_sums)
+        if not math.isfinite(train["loss"]):
+            raise ConfigError(
+                f"training diverged in epoch {trainer.current_epoch + 1}: the loss is {train['loss']}. "
+                "Lower training.learning_rate, or set training.gradient_clip; export-potential gives the "
+                "best potential before, if an epoch was validated"
+            )
+        step = trainer.global_step
+        values = {
+            "epoch": float(trainer.current_epoch + 1),
+            "step": float(step),
+            "seconds": round(self.seconds, 2),
+            "learning_rate": pl_module.learning_rate.at(max(0, step - 1)),
+            **{f"train_{key}": value for key, value in train.items()},
+        }
+        if self.valid and (trainer.current_epoch + 1) % pl_module.validate_every == 0:
+            values |= {f"valid_{key}": value for key, value in self.valid.items()}
+        row = {key: values[key] for key in COLUMNS if key in values}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step)
+        if not trainer.is_global_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(row) + "\n")
+        self._show(trainer, train["forces_mae_meV_per_A"], epoch_done=True)
+
+    def _show(self, trainer: pl.Trainer, train_mae: float, epoch_done: bool) -> None:
+        if self.display is None:
+            return
+        self._shown = time.monotonic()
+        total = self.epochs * int(trainer.num_training_batches)
+        done = trainer.global_step - self._first_step
+        session = self._shown - self._started - self._seconds_before
+        left = session / done * (total - trainer.global_step) if done else None
+        progress = Progress(
+            epoch=trainer.current_epoch + 1,
+            epochs=self.epochs,
+            share=trainer.global_step / total,
+            train_mae=train_mae,
+            valid_mae=self.valid.get("forces_mae_meV_per_A"),
+            seconds_left=left,
+        )
+        self.display.update(progress, epoch_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Training time so far, seconds, and the last validation."""
+        return {"seconds": self.seconds, "valid": self.valid}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.seconds = state_dict["seconds"]
+        self.valid = state_dict["valid"]
+
+
+def _line(row: Row) -> str:
+    return ",".join(f"{row[key]:.8g}" if key in row else "" for key in COLUMNS)

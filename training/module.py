@@ -1,0 +1,133 @@
+"""The Lightning module: a step, a validation, the optimiser.
+
+A step reads nothing back from the device: sums of errors stay there until someone asks for them.
+"""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from forcefield import Potential
+from training.config import TrainingConfig
+from training.graphs import LabelledGraph
+from training.losses import energy_loss, forces_loss
+from training.metrics import NUM_SUMS, error_sums, summarize
+from training.schedule import LearningRate
+
+MONITOR = "valid_loss"
+"""The quantity by which the best weights are chosen."""
+
+
+class ForceFieldModule(pl.LightningModule):
+    """Trains a potential on energies and forces.
+
+    Args:
+        potential: The potential; trained in place.
+        config: Losses, weights, optimiser.
+        total_steps: Optimiser steps of the whole run.
+        validate_every: Epochs between validations.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        config: TrainingConfig,
+        total_steps: int,
+        validate_every: int = 1,
+    ) -> None:
+        super().__init__()
+        self.potential = potential
+        self.config = config
+        self.validate_every = validate_every
+        self.learning_rate = LearningRate(config, total_steps)
+        # Last entry: sum of the losses, weighted with the number of structures.
+        self.train_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
+        self.valid_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
+
+    def losses(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
+        """Loss of a batch and its :func:`error_sums`, with the weighted loss appended."""
+        prediction = self.potential(*batch.graph.tensors())
+        energy_errors = prediction["energy"] - batch.energy
+        forces_errors = prediction["forces"] - batch.forces
+        config = self.config
+        loss = config.energy_weight * energy_loss(
+            energy_errors / batch.num_atoms, config.loss, config.huber_delta
+        ) + config.forces_weight * forces_loss(forces_errors, config.loss, config.huber_delta)
+        sums = error_sums(energy_errors, forces_errors, batch.num_atoms)
+        weighted = (loss.detach() * len(batch.energy)).unsqueeze(0)
+        return loss, torch.cat([sums, weighted])
+
+    def training_step(self, batch: LabelledGraph, batch_idx: int) -> Tensor:
+        """One step's loss."""
+        loss, sums = self.losses(batch)
+        self.train_sums += sums
+        return loss
+
+    def validation_step(self, batch: LabelledGraph, batch_idx: int) -> None:
+        """Add a batch to the validation errors."""
+        with torch.enable_grad():  # Forces are derivatives.
+            self.valid_sums += self.losses(batch)[1]
+
+    def on_fit_start(self) -> None:
+        """Move the sums to the device."""
+        self.train_sums = self.train_sums.to(self.device)
+        self.valid_sums = self.valid_sums.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the epoch before."""
+        self.train_sums.zero_()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate of the coming step."""
+        rate = self.learning_rate.at(self.trainer.global_step)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the validation before."""
+        self.valid_sums.zero_()
+
+    def on_validation_epoch_end(self) -> None:
+        """Make the validation loss known to checkpoints, early stopping and the learning rate."""
+        loss = self.errors(self.valid_sums)["loss"]
+        self.log(MONITOR, torch.tensor(loss, dtype=torch.float64), logger=False)
+        self.learning_rate.validated(loss, self.validate_every)
+
+    def errors(self, sums: Tensor) -> dict[str, float]:
+        """Errors and mean loss from sums over all processes (waits for the device)."""
+        total = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
+        return {"loss": total[-1] / max(total[0], 1.0), **summarize(total)}
+
+    def transfer_batch_to_device(
+        self, batch: LabelledGraph, device: torch.device, dataloader_idx: int
+    ) -> LabelledGraph:
+        """Copy a batch unless it is there already."""
+        return batch if batch.energy.device == device else batch.to(device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with AMSGrad; only matrices decay, not biases, scales or embeddings."""
+        decaying: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        embeddings = {
+            id(module.weight)
+            for module in self.potential.modules()
+            if isinstance(module, torch.nn.Embedding)
+        }
+        for parameter in self.potential.parameters():
+            matrix = parameter.ndim >= 2 and min(parameter.shape) > 1
+            (decaying if matrix and id(parameter) not in embeddings else others).append(parameter)
+        groups = [
+            {"params": decaying, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, amsgrad=True, fused=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the learning rate."""
+        checkpoint["learning_rate"] = self.learning_rate.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the state of the learning rate."""
+        self.learning_rate.load_state_dict(checkpoint["learning_rate"])

@@ -1,0 +1,180 @@
+"""The folder of a run: its files, and whether a run may start or continue in it."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forcefield.errors import ConfigError
+from training.config import TrainConfig
+from training.config_io import changed_keys, dump_yaml, read_yaml, validate
+from training.files import write_text
+
+MAY_CHANGE = {
+    "name",
+    "output",
+    "training.epochs",
+    "hardware.accelerator",
+    "hardware.devices",
+    "hardware.strategy",
+    "hardware.threads",
+}
+"""Keys that may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths in a run's folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        """What the run was trained on: source, hash, statistics, JSON."""
+        return self.path / "data.json"
+
+    @property
+    def log(self) -> Path:
+        """One row per epoch, CSV."""
+        return self.path / "log.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of Lightning's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the last finished epoch that was validated."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the lowest validation loss."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """The potential's weights, safetensors."""
+        return self.path / "potential.safetensors"
+
+    @property
+    def exported(self) -> Path:
+        """The potential for simulations, TorchScript."""
+        return self.path / "potential.pt"
+
+    @property
+    def summary(self) -> Path:
+        """Errors, times, versions, JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Labels and predictions on the test frames, npz."""
+        return self.path / "test_predictions.npz"
+
+    @property
+    def report(self) -> Path:
+        """Everything to look at, HTML."""
+        return self.path / "report.html"
+
+    def read_config(self) -> TrainConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            ConfigError: Missing or not readable by this version.
+        """
+        return validate(read_yaml(self.config), where=str(self.config))
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary, empty if there is none yet."""
+        return (
+            json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.is_file() else {}
+        )
+
+
+def check_new(config: TrainConfig, overwrite: bool) -> RunFolder:
+    """Check that a new run may use its folder; nothing is changed yet.
+
+    Raises:
+        ConfigError: There is something already, and ``overwrite`` is False or it is not a run.
+    """
+    folder = RunFolder(Path(config.output) / config.name)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConfigError(f"{folder.path} is a file: choose another name=... or output=...")
+    if folder.config.is_file() and not overwrite:
+        raise ConfigError(
+            f"{folder.path} holds a run already: add --resume to continue it, --name to start "
+            "another one beside it, or --overwrite to replace it"
+        )
+    if not folder.config.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
+        raise ConfigError(
+            f"{folder.path} is not empty and not a run: choose another name=... or output=..."
+        )
+    return folder
+
+
+def create(folder: RunFolder, config: TrainConfig) -> None:
+    """Make the folder of a new run, in place of an older run that :func:`check_new` let pass."""
+    if folder.path.is_dir():
+        shutil.rmtree(folder.path)
+    folder.checkpoints.mkdir(parents=True)
+    write_text(folder.config, dump_yaml(config))
+
+
+def reopen(config: TrainConfig) -> RunFolder:
+    """Check that a run can be continued with this configuration.
+
+    Raises:
+        ConfigError: There is no run, it is complete, or keys differ that define its result.
+    """
+    folder = RunFolder(Path(config.output) / config.name)
+    if not folder.config.is_file():
+        raise ConfigError(f"no run to resume in {folder.path}: leave --resume out to start one")
+    changed = changed_keys(folder.read_config(), config)
+    refused = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+    if refused:
+        lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
+        raise ConfigError(
+            f"{folder.path} was started with other settings; only training.epochs and hardware "
+            "(but for its precision) may change on resume:\n" + "\n".join(lines)
+        )
+    summary = folder.read_summary().get("train", {})
+    if summary.get("stopped") == "complete" and summary["epochs"] >= config.training.epochs:
+        raise ConfigError(
+            f"{folder.path} is complete after {summary['epochs']} epochs: raise training.epochs to train "
+            "on, such as epochs=" + str(2 * int(summary["epochs"]))
+        )
+    if summary.get("stopped") == "early" and "training.epochs" not in changed:
+        raise ConfigError(
+            f"{folder.path} stopped early after {summary['epochs']} epochs, the validation loss no longer "
+            "falling: there is nothing to resume"
+        )
+    return folder
+
+
+def check_same_data(folder: RunFolder, description: dict[str, Any]) -> None:
+    """Compare the data of a resumed run with those it was started with.
+
+    Raises:
+        ConfigError: The frames are not the same.
+    """
+    if not folder.data.is_file():
+        return
+    before = json.loads(folder.data.read_text(encoding="utf-8"))["sha256"]
+    if before != description["sha256"]:
+        raise ConfigError(
+            f"{folder.path} was started with other data: the frames from {description['source']} have "
+            f"the hash {description['sha256'][:12]}, those of the run {before[:12]}. Restore the "
+            "data, or start a new run with --name"
+        )
