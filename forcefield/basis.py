@@ -84,6 +84,7 @@ class SphericalHarmonics(nn.Module):
         lmax: Highest degree, at least 1.
     """
 
+    num_monomials: list[int]
     parents: Tensor
     factors: Tensor
     coefficients: Tensor

@@ -39,13 +39,13 @@ def save_potential(
     potential: Potential, path: str | Path, metadata: dict[str, Any] | None = None
 ) -> None:
     """Write weights and header; a file of that name is replaced only once the new one is complete."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     tensors = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
-    save_file(tensors, temporary, {"header": json.dumps(describe(potential, metadata))})
+    temporary.write_bytes(save(tensors, {"header": json.dumps(describe(potential, metadata))}))
     temporary.replace(path)
 
 

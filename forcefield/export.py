@@ -75,6 +75,8 @@ def script(potential: Potential) -> torch.jit.ScriptModule:
         # torch announces the deprecation of TorchScript; users of this file cannot act on it.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        # The architecture, a dictionary of anything, is for Python only.
+        warnings.filterwarnings("ignore", message=".*instance-level annotations.*")
         return torch.jit.script(module)
 
 

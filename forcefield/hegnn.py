@@ -37,9 +37,9 @@ class HEGNN(nn.Module):
         X_i^(l) = N^-1/2 Σ_j [ A_Zj ⊙ B b(r_ij) ]_l Y_ij^(l)                              (initial)
         z_ij    = [ <P_l X_i^(l), P_l X_j^(l)> ]_l                                        (invariants)
         e_ij    = φ( C (h_i + h_j) + D b(r_ij) + E z_ij ) ⊙ F b(r_ij)                     (message)
-        X_i^(l) += N^-1/2 Σ_j G_l e_ij Y_ij^(l)
+        X_i^(l) += N^-1/2 Σ_j [ G_l e_ij ⊙ Y_ij^(l) + G'_l e_ij ⊙ V_l X_j^(l) ]
         h_i     += φ_h( h_i, N^-1/2 Σ_j e_ij, [ <Q_l X_i^(l), R_l X_i^(l)> ]_l )
-        X_i^(l) += γ_l(h_i) ⊙ S_l X_i^(l)
+        X_i^(l) += γ_l(h_i) ⊙ S_l X_i^(l)                                                 (not last)
 
     Every path from atom to atom passes through b(r_ij), which ends smoothly at the cutoff.
 
@@ -84,7 +84,10 @@ class HEGNN(nn.Module):
         self.register_buffer("degree", degree - 1, persistent=False)
         self.register_buffer("parity", parity, persistent=False)
         self.layers = nn.ModuleList(
-            [HEGNNLayer(features, channels, lmax, radial, self.scale) for _ in range(layers)]
+            [
+                HEGNNLayer(features, channels, lmax, radial, self.scale, last=k == layers - 1)
+                for k in range(layers)
+            ]
         )
 
     def forward(
@@ -121,24 +124,31 @@ class HEGNN(nn.Module):
 class HEGNNLayer(nn.Module):
     """One interaction of :class:`HEGNN`, equations in its docstring."""
 
-    def __init__(self, features: int, channels: int, lmax: int, radial: int, scale: float) -> None:
+    last: Final[bool]
+
+    def __init__(
+        self, features: int, channels: int, lmax: int, radial: int, scale: float, last: bool
+    ) -> None:
         super().__init__()
         self.features = features
         self.channels = channels
         self.lmax = lmax
         self.scale = scale
+        self.last = last
         invariants = lmax * channels
-        self.project = nn.Parameter(torch.randn(lmax, channels, channels) * channels**-0.5)
+        self.project = stacked_weights(lmax, channels, 2 * channels)
         self.message_atoms = nn.Linear(features, features)
         self.message_radial = nn.Linear(radial, 2 * features, bias=False)
         self.message_invariants = nn.Linear(invariants, features, bias=False)
         self.message_hidden = nn.Linear(features, features)
-        self.gate_directions = nn.Linear(features, invariants, bias=False)
-        self.mix = nn.Parameter(torch.randn(lmax, channels, 3 * channels) * channels**-0.5)
+        self.gates = nn.Linear(features, 2 * invariants, bias=False)
+        self.pair_up = stacked_weights(lmax, channels, 2 * channels)
         self.update_scalars = nn.Linear(2 * features, features)
         self.update_invariants = nn.Linear(invariants, features, bias=False)
         self.update_out = nn.Linear(features, features)
-        self.gate_channels = nn.Linear(features, invariants)
+        if not last:  # No energy depends on what would come out of these.
+            self.channel_gates = nn.Linear(features, invariants)
+            self.mix = stacked_weights(lmax, channels, channels)
 
     def forward(
         self,
@@ -152,9 +162,9 @@ class HEGNNLayer(nn.Module):
         parity: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (n, f) and steerable features (n, m, c)."""
-        f, c = self.features, self.channels
-        projected = per_degree_linear(x, self.project, degree)
-        invariants = inner_products(
+        f, c, invariants = self.features, self.channels, self.lmax * self.channels
+        projected, carried = per_degree_linear(x, self.project, degree).split([c, c], dim=2)
+        inner = inner_products(
             projected.index_select(0, i), projected.index_select(0, j), self.lmax
         )
         radial_in, radial_out = self.message_radial(radial).split([f, f], dim=1)
@@ -163,25 +173,36 @@ class HEGNNLayer(nn.Module):
             atoms.index_select(0, i)
             + atoms.index_select(0, j)
             + radial_in
-            + self.message_invariants(invariants)
+            + self.message_invariants(inner)
         )
         message = functional.silu(self.message_hidden(message)) * radial_out
 
         none = torch.zeros_like(h)
         collected = none.index_add(0, i, message).index_add(0, j, message) * self.scale
-        directions = per_component(self.gate_directions(message), c, self.lmax) * harmonics
+        gates, carry_gates = self.gates(message).split([invariants, invariants], dim=1)
+        directions = per_component(gates, c, self.lmax) * harmonics
+        carry = per_component(carry_gates, c, self.lmax)
         none = torch.zeros_like(x)
-        directed = none.index_add(0, i, directions) + parity * none.index_add(0, j, directions)
-        x = x + directed * self.scale
+        sent = none.index_add(0, i, directions) + parity * none.index_add(0, j, directions)
+        sent = sent.index_add(0, i, carry * carried.index_select(0, j))
+        sent = sent.index_add(0, j, carry * carried.index_select(0, i))
+        x = x + sent * self.scale
 
-        left, right, mixed = per_degree_linear(x, self.mix, degree).split([c, c, c], dim=2)
+        left, right = per_degree_linear(x, self.pair_up, degree).split([c, c], dim=2)
         update = functional.silu(
             self.update_scalars(torch.cat([h, collected], dim=1))
             + self.update_invariants(inner_products(left, right, self.lmax))
         )
         h = h + self.update_out(update)
-        x = x + per_component(self.gate_channels(h), c, self.lmax) * mixed
+        if not self.last:
+            gate = per_component(self.channel_gates(h), c, self.lmax)
+            x = x + gate * per_degree_linear(x, self.mix, degree)
         return h, x
+
+
+def stacked_weights(lmax: int, channels_in: int, channels_out: int) -> nn.Parameter:
+    """Random matrices (L, c, d), one per degree, that keep the variance of what they multiply."""
+    return nn.Parameter(torch.randn(lmax, channels_in, channels_out) * channels_in**-0.5)
 
 
 def per_degree_linear(x: Tensor, weights: Tensor, degree: Tensor) -> Tensor:

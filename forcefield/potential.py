@@ -15,7 +15,9 @@ from forcefield.graph import edge_vectors
 from forcefield.hegnn import HEGNN, PublishedHEGNN
 from forcefield.readout import EnergyReadout, reference_energies_in_order
 
-REPRESENTATIONS: dict[str, type[HEGNN] | type[PublishedHEGNN] | type[EGNN]] = {
+Representation = HEGNN | PublishedHEGNN | EGNN
+
+REPRESENTATIONS: dict[str, type[Representation]] = {
     "hegnn": HEGNN,
     "hegnn-published": PublishedHEGNN,
     "egnn": EGNN,
@@ -29,9 +31,9 @@ class Potential(nn.Module):
     """Energy, forces and stress of molecules and crystals.
 
     The energy depends on the positions through the edge vectors r_ij alone, so one derivative,
-    g_ij = dE/dr_ij, gives everything: each pair adds g_ij to F_i and -g_ij to F_j, and dE/dε = Σ_ij r_ij ⊗ g_ij. Edge
-    vectors are formed in the precision of the positions, the network runs in its own, and atomic
-    energies are summed in float64.
+    g_ij = dE/dr_ij, gives everything: each pair adds g_ij to F_i and -g_ij to F_j, and
+    dE/dε = Σ_ij r_ij ⊗ g_ij. Edge vectors are formed in the precision of the positions, the network
+    runs in its own, and atomic energies are summed in float64.
 
     Args:
         representation: Maps (species, edge_index, vectors) to scalars and steerable features.
@@ -46,7 +48,7 @@ class Potential(nn.Module):
 
     def __init__(
         self,
-        representation: HEGNN | PublishedHEGNN | EGNN,
+        representation: Representation,
         readout: EnergyReadout,
         species: Sequence[int],
     ) -> None:

@@ -22,6 +22,8 @@ class EnergyReadout(nn.Module):
         reference_energies: E0 of each species, in the order of their indices, eV.
     """
 
+    reference_energies: Tensor
+
     def __init__(
         self, features: int, energy_scale: float, reference_energies: Sequence[float]
     ) -> None:
@@ -30,7 +32,6 @@ class EnergyReadout(nn.Module):
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, 1)
         )
         self.scale = nn.Parameter(torch.full((len(reference_energies), 1), float(energy_scale)))
-        self.reference_energies: Tensor
         self.register_buffer(
             "reference_energies", torch.tensor(list(reference_energies), dtype=torch.float64)
         )

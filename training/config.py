@@ -116,9 +116,12 @@ class TrainingConfig(Section):
 
     epochs: Count = Field(default=200, description="passes over the training frames")
     batch_size: Count = Field(default=5, description="frames per step (on each device)")
-    learning_rate: PositiveFloat = Field(
-        default=2e-3, description="largest step size of AdamW (AMSGrad)"
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="muon (weight matrices by orthogonalised momentum, the rest by AdamW), adamw "
+        "(everything by AdamW with AMSGrad; try learning_rate=2e-3)",
     )
+    learning_rate: PositiveFloat = Field(default=5e-3, description="largest learning rate")
     final_learning_rate: Weight = Field(
         default=1e-5, description="learning rate at which cosine ends and plateau stops falling"
     )

@@ -14,6 +14,7 @@ from training.config import TrainingConfig
 from training.graphs import LabelledGraph
 from training.losses import energy_loss, forces_loss
 from training.metrics import NUM_SUMS, error_sums, summarize
+from training.optimizers import Muon, split_parameters
 from training.schedule import LearningRate
 
 MONITOR = "valid_loss"
@@ -107,22 +108,16 @@ class ForceFieldModule(pl.LightningModule):
         return batch if batch.energy.device == device else batch.to(device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with AMSGrad; only matrices decay, not biases, scales or embeddings."""
-        decaying: list[torch.nn.Parameter] = []
-        others: list[torch.nn.Parameter] = []
-        embeddings = {
-            id(module.weight)
-            for module in self.potential.modules()
-            if isinstance(module, torch.nn.Embedding)
-        }
-        for parameter in self.potential.parameters():
-            matrix = parameter.ndim >= 2 and min(parameter.shape) > 1
-            (decaying if matrix and id(parameter) not in embeddings else others).append(parameter)
+        """Muon or AdamW with AMSGrad; only matrices decay, not biases, scales or embeddings."""
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        matrices, others = split_parameters(self.potential)
+        if self.config.optimizer == "muon":
+            return Muon(matrices, others, rate, decay)
         groups = [
-            {"params": decaying, "weight_decay": self.config.weight_decay},
+            {"params": matrices, "weight_decay": decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, amsgrad=True, fused=True)
+        return torch.optim.AdamW(groups, lr=rate, amsgrad=True, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the learning rate."""
