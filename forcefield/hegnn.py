@@ -35,7 +35,8 @@ class HEGNN(nn.Module):
     of neighbours, linear maps of steerable features act on channels, one for each degree:
 
         X_i^(l) = N^-1/2 Σ_j [ A_Zj ⊙ B b(r_ij) ]_l Y_ij^(l)                              (initial)
-        z_ij    = [ <P_l X_i^(l), P_l X_j^(l)> ]_l                                        (invariants)
+        z_ij    = [ <P_l X_i^(l), P_l X_j^(l)>,
+                    <P_l X_j^(l), Y_ij^(l)> + <P_l X_i^(l), Y_ji^(l)> ]_l                 (invariants)
         e_ij    = φ( C (h_i + h_j) + D b(r_ij) + E z_ij ) ⊙ F b(r_ij)                     (message)
         X_i^(l) += N^-1/2 Σ_j [ G_l e_ij ⊙ Y_ij^(l) + G'_l e_ij ⊙ V_l X_j^(l) ]
         h_i     += φ_h( h_i, N^-1/2 Σ_j e_ij, [ <Q_l X_i^(l), R_l X_i^(l)> ]_l )
@@ -139,7 +140,7 @@ class HEGNNLayer(nn.Module):
         self.project = stacked_weights(lmax, channels, 2 * channels)
         self.message_atoms = nn.Linear(features, features)
         self.message_radial = nn.Linear(radial, 2 * features, bias=False)
-        self.message_invariants = nn.Linear(invariants, features, bias=False)
+        self.message_invariants = nn.Linear(2 * invariants, features, bias=False)
         self.message_hidden = nn.Linear(features, features)
         self.gates = nn.Linear(features, 2 * invariants, bias=False)
         self.pair_up = stacked_weights(lmax, channels, 2 * channels)
@@ -164,8 +165,13 @@ class HEGNNLayer(nn.Module):
         """Update scalars (n, f) and steerable features (n, m, c)."""
         f, c, invariants = self.features, self.channels, self.lmax * self.channels
         projected, carried = per_degree_linear(x, self.project, degree).split([c, c], dim=2)
-        inner = inner_products(
-            projected.index_select(0, i), projected.index_select(0, j), self.lmax
+        p_i, p_j = projected.index_select(0, i), projected.index_select(0, j)
+        pair_invariants = torch.cat(
+            [
+                inner_products(p_i, p_j, self.lmax),
+                inner_products(p_j + parity * p_i, harmonics, self.lmax),
+            ],
+            dim=1,
         )
         radial_in, radial_out = self.message_radial(radial).split([f, f], dim=1)
         atoms = self.message_atoms(h)
@@ -173,7 +179,7 @@ class HEGNNLayer(nn.Module):
             atoms.index_select(0, i)
             + atoms.index_select(0, j)
             + radial_in
-            + self.message_invariants(inner)
+            + self.message_invariants(pair_invariants)
         )
         message = functional.silu(self.message_hidden(message)) * radial_out
 

@@ -117,7 +117,7 @@ class TrainingConfig(Section):
     epochs: Count = Field(default=200, description="passes over the training frames")
     batch_size: Count = Field(default=5, description="frames per step (on each device)")
     optimizer: Literal["muon", "adamw"] = Field(
-        "muon",
+        default="muon",
         description="muon (weight matrices by orthogonalised momentum, the rest by AdamW), adamw "
         "(everything by AdamW with AMSGrad; try learning_rate=2e-3)",
     )
