@@ -1,0 +1,142 @@
+"""ASE calculator for an exported potential.
+
+    from calculators import PotentialCalculator
+    atoms.calc = PotentialCalculator("runs/ethanol/potential.pt")
+
+Units are ASE's: Å, eV, eV/Å, eV/Å³.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from calculators.evaluator import DEFAULT_SKIN, Evaluator, open_potential
+from forcefield.export import ExportedPotential
+
+
+class PotentialCalculator(Calculator):
+    """Energies, forces and stress of an exported potential for ASE.
+
+    Energy, per-atom energies and forces come from one call of the model and are kept until the
+    structure changes. The stress is computed when it is asked for, and with the forces of the next
+    structure: a barostat asks at every step, and pays for one evaluation.
+    ``free_energy`` equals ``energy``. A molecule of up to 64 atoms outside a cell is evaluated on
+    the fixed graph of all its pairs; anything else gets a neighbour list that is reused.
+
+    Args:
+        potential: Path of the exported file (``potential.pt``), or one loaded by
+            :func:`forcefield.export.load_exported`, which may serve several calculators.
+        device: Where the model runs, ``"cpu"`` or ``"cuda"``; a loaded potential stays where it is.
+        dtype: Precision of the model; None for that of the training, ``torch.float64`` to run a
+            float32 potential in double precision (vibrations and elastic constants by small steps).
+        skin: Å beyond the cutoff up to which pairs are kept in the neighbour list, so that it
+            survives small moves.
+
+    Raises:
+        CheckpointError: There is no such file, or it is not an exported potential.
+        ConfigError: A double-precision potential is asked to run in single precision.
+    """
+
+    implemented_properties = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(
+        self,
+        potential: str | Path | ExportedPotential,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        skin: float = DEFAULT_SKIN,
+    ) -> None:
+        super().__init__()
+        self.potential = open_potential(potential, device, dtype)
+        self.skin = skin
+        self.evaluator: Evaluator | None = None
+        self._stress_was_asked = False
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """See ASE's ``Calculator``; notes when the stress is asked for."""
+        if name == "stress" and allow_calculation:
+            self._stress_was_asked = True
+        return super().get_property(name, atoms, allow_calculation)
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What differs from the structure of the last calculation; exactly, not within ``tol``.
+
+        ASE's own comparison looks at every array of the atoms and costs as much as the rest of the
+        calculator together.
+        """
+        last = self.atoms
+        if last is None or len(last) != len(atoms):
+            return list(all_changes)
+        changes = []
+        if not (atoms.positions == last.positions).all():
+            changes.append("positions")
+        if not (atoms.numbers == last.numbers).all():
+            changes.append("numbers")
+        if not (atoms.cell.array == last.cell.array).all():
+            changes.append("cell")
+        if not (atoms.pbc == last.pbc).all():
+            changes.append("pbc")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Evaluate the potential and fill ``results``; see ASE's ``Calculator``.
+
+        Raises:
+            UnknownElementError: The structure holds an element that the potential does not know.
+            InvalidStructureError: A position is not finite, or the cell is singular.
+            NonFiniteForceError: The energy or a force is NaN or infinite.
+            PropertyNotImplementedError: The stress was asked for without three periodic directions.
+        """
+        if atoms is not None and (self.atoms is None or self.check_state(atoms)):
+            self.atoms = atoms.copy()
+        if self.atoms is None:
+            raise ValueError("calculate() needs a structure the first time it is called")
+        structure = self.atoms
+        periodic = bool(structure.pbc.all())
+        if properties is not None and "stress" in properties:
+            compute_stress = True
+            if not periodic:
+                raise PropertyNotImplementedError(
+                    "the stress is defined for structures that are periodic in three directions, "
+                    f"found pbc={structure.pbc.tolist()}"
+                )
+        else:
+            compute_stress = self._stress_was_asked and periodic
+            self._stress_was_asked = False
+        if self.evaluator is None or not np.array_equal(self.evaluator.numbers, structure.numbers):
+            self.evaluator = Evaluator(self.potential, structure.numbers, self.skin)
+        self.results = {}
+        value = self.evaluator(
+            structure.positions, structure.cell.array, structure.pbc, compute_stress
+        )
+        results: dict[str, Any] = {
+            "energy": value.energy,
+            "free_energy": value.energy,
+            "energies": value.energies,
+            "forces": value.forces,
+        }
+        if value.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(value.stress)
+        self.results = results
