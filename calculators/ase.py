@@ -84,16 +84,27 @@ class PotentialCalculator(Calculator):
         last = self.atoms
         if last is None or len(last) != len(atoms):
             return list(all_changes)
-        changes = []
-        if not (atoms.positions == last.positions).all():
-            changes.append("positions")
-        if not (atoms.numbers == last.numbers).all():
-            changes.append("numbers")
-        if not (atoms.cell.array == last.cell.array).all():
-            changes.append("cell")
-        if not (atoms.pbc == last.pbc).all():
-            changes.append("pbc")
-        return changes
+        # Bytes compare in a tenth of the time of numpy's ==, which counts for nine atoms.
+        return [
+            name
+            for name, now, before in (
+                ("positions", atoms.positions, last.positions),
+                ("numbers", atoms.numbers, last.numbers),
+                ("cell", atoms.cell.array, last.cell.array),
+                ("pbc", atoms.pbc, last.pbc),
+            )
+            if now.tobytes() != before.tobytes()
+        ]
+
+    def _remember(self, atoms: Atoms) -> None:
+        """Keep the structure of the calculation, as cheaply as can be: this runs at every step."""
+        changes = self.check_state(atoms)
+        if self.atoms is None or "numbers" in changes:
+            self.atoms = atoms.copy()
+        elif changes:
+            self.atoms.positions[:] = atoms.positions
+            self.atoms.cell.array[:] = atoms.cell.array
+            self.atoms.pbc = atoms.pbc
 
     def calculate(
         self,
@@ -109,8 +120,8 @@ class PotentialCalculator(Calculator):
             NonFiniteForceError: The energy or a force is NaN or infinite.
             PropertyNotImplementedError: The stress was asked for without three periodic directions.
         """
-        if atoms is not None and (self.atoms is None or self.check_state(atoms)):
-            self.atoms = atoms.copy()
+        if atoms is not None:
+            self._remember(atoms)
         if self.atoms is None:
             raise ValueError("calculate() needs a structure the first time it is called")
         structure = self.atoms

@@ -150,12 +150,6 @@ class Evaluator:
             InvalidStructureError: A position is not finite, or the cell is singular.
             NonFiniteForceError: The model's energy or a force is NaN or infinite.
         """
-        bad = first_bad_atom(positions)
-        if bad is not None:
-            raise InvalidStructureError(
-                f"the position of {self._atom(bad)} is not finite: {positions[bad]} Å; "
-                "the structure was damaged before the potential saw it"
-            )
         points = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
         if pbc is None or cell is None or not pbc.any():
             cell_tensor = self._no_cell
@@ -177,7 +171,10 @@ class Evaluator:
             )
         energy = output["energy"].item()
         forces = output["forces"].detach().cpu().numpy()
-        self._check_finite(energy, forces)
+        # One sum tells whether all is well; what is wrong is found out only when something is.
+        if not np.isfinite(energy + forces.sum()):
+            self._check_positions(positions)
+            self._check_results(energy, forces)
         return Evaluation(
             energy=energy,
             energies=output["energies"].detach().cpu().numpy(),
@@ -188,6 +185,7 @@ class Evaluator:
     def _listed_edges(
         self, points: Tensor, cell: np.ndarray, pbc: np.ndarray
     ) -> tuple[Tensor, Tensor]:
+        self._check_positions(points.numpy())  # A search among NaN may not come back.
         edge_index, shifts = self.neighbors.update(points.numpy(), cell, pbc)
         vectors = points.index_select(0, edge_index[0]) - points.index_select(0, edge_index[1])
         if pbc.any():
@@ -198,7 +196,15 @@ class Evaluator:
             shifts.index_select(0, near).to(self._device),
         )
 
-    def _check_finite(self, energy: float, forces: np.ndarray) -> None:
+    def _check_positions(self, positions: np.ndarray) -> None:
+        bad = first_bad_atom(positions)
+        if bad is not None:
+            raise InvalidStructureError(
+                f"the position of {self._atom(bad)} is not finite: {positions[bad]} Å; "
+                "the structure was damaged before the potential saw it"
+            )
+
+    def _check_results(self, energy: float, forces: np.ndarray) -> None:
         bad = first_bad_atom(forces)
         if bad is not None:
             raise NonFiniteForceError(
