@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := all,dev
@@ -24,7 +25,9 @@ $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 found: install one, or name it with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version), about 5 GB and one to three minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[$(EXTRAS)]' \
+		| sed -n -u -E -e '/\.metadata/d' -e 's/^ *(Downloading|Using cached) ([^ ]+) \((.*)\)$$/  \2 (\3)/p' \
+		-e 's/^Installing collected packages.*/  unpacking and installing, the longest part/p'
 	@touch $@
 
 demo: install

@@ -64,7 +64,7 @@ class HEGNN(nn.Module):
         layers: int = 2,
         features: int = 64,
         channels: int = 16,
-        lmax: int = 2,
+        lmax: int = 3,
         radial: int = 8,
         avg_neighbors: float = 10.0,
     ) -> None:

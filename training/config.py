@@ -106,7 +106,7 @@ class ModelConfig(Section):
     features: Count = Field(default=64, description="scalar features per atom")
     channels: Count = Field(default=16, description="steerable channels per degree (hegnn only)")
     lmax: Annotated[int, Field(ge=1, le=6)] = Field(
-        default=2, description="highest degree of the spherical harmonics (not for egnn)"
+        default=3, description="highest degree of the spherical harmonics (not for egnn)"
     )
     radial: Count = Field(default=8, description="radial basis functions")
 
