@@ -154,7 +154,7 @@ class TrainingConfig(Section):
     energy_weight: Weight = Field(
         default=1.0, description="weight of the loss of energies, taken in eV per atom"
     )
-    forces_weight: Weight = Field(default=10.0, description="weight of the loss of forces, in eV/Å")
+    forces_weight: Weight = Field(default=1.0, description="weight of the loss of forces, in eV/Å")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.999,
         description="memory of the running average of the weights that is validated and kept; "
