@@ -217,7 +217,7 @@ class TestFinishedRun:
             run_quietly(
                 finished[0].parent, "name=first", "learning_rate=0.1", "threads=2", resume=True
             )
-        assert "training.learning_rate: was 0.002, now 0.1" in str(caught.value)
+        assert "training.learning_rate: was 0.005, now 0.1" in str(caught.value)
         assert "threads" not in str(caught.value)
 
     def test_export_again_from_weights_and_from_checkpoints(self, finished, tmp_path):
