@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := all,dev
+# The bound that the extra openmm sets, given to pip at once: else it fetches the newest torch first.
+PACKAGES := -e '.[all,dev]' 'torch>=2.10,<2.13'
 
 # The first interpreter that is new enough and not too new; `make PYTHON=/path/to/python demo` picks another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -25,7 +26,7 @@ $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 found: install one, or name it with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version), about 5 GB and one to three minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[$(EXTRAS)]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PACKAGES) \
 		| sed -n -u -E -e '/\.metadata/d' -e 's/^ *(Downloading|Using cached) ([^ ]+) \((.*)\)$$/  \2 (\3)/p' \
 		-e 's/^Installing collected packages.*/  unpacking and installing, the longest part/p'
 	@touch $@

@@ -144,7 +144,7 @@ class _CondensedForce(torch.nn.Module):
             cell = self.length * box.to(device, torch.float64)
         # On the CPU wherever the model runs: a search is a small part of a step of a large system.
         pairs = self.neighbors.compute(points.cpu(), cell.cpu(), self.periodic.cpu(), "ijS", True)
-        # In vesin's pair (i, j, S) atom j, moved by S @ cell, is near i: i receives, j sends.
+        # In a pair (i, j, S) of vesin atom j is moved by S @ cell; an edge names j first.
         edge_index = torch.stack([pairs[1], pairs[0]]).to(device, torch.int64)
         cell_shifts = pairs[2].to(device, torch.float64)
         output = self.potential(

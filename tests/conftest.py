@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from forcefield import Potential, build_graph, build_potential
+
+# The same examples in every run: a failure is there again when one looks for it.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
 
 ARCHITECTURES = {
     "hegnn": {
