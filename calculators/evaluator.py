@@ -7,6 +7,7 @@ small molecule) and rebuilds what does (the neighbour list, the cell). Around th
 
 import copy
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,20 +160,24 @@ class Evaluator:
         else:
             cell_tensor = torch.tensor(cell, dtype=torch.float64, device=self._device)[None]
             edge_index, shifts = self._listed_edges(points, cell, pbc)
-        with torch.enable_grad():
-            output = self.potential.module(
-                points.to(self._device),
-                self._number_tensor,
-                edge_index,
-                shifts,
-                cell_tensor,
-                self._batch,
-                compute_stress,
-            )
+        inputs = (
+            points.to(self._device),
+            self._number_tensor,
+            edge_index,
+            shifts,
+            cell_tensor,
+            self._batch,
+            compute_stress,
+        )
+        if torch.is_grad_enabled():
+            output = self.potential.module(*inputs)
+        else:
+            with torch.enable_grad():
+                output = self.potential.module(*inputs)
         energy = output["energy"].item()
         forces = output["forces"].detach().cpu().numpy()
-        # One sum tells whether all is well; what is wrong is found out only when something is.
-        if not np.isfinite(energy + forces.sum()):
+        # One number tells whether all is well; what is wrong is found out only when something is.
+        if not math.isfinite(energy + np.vdot(forces, forces)):
             self._check_positions(positions)
             self._check_results(energy, forces)
         return Evaluation(
