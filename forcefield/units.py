@@ -17,9 +17,6 @@ KJ_PER_MOL: float = _ase.kJ / _ase.mol
 HARTREE: float = _ase.Hartree
 RYDBERG: float = _ase.Rydberg
 
-GPA: float = _ase.GPa
-KELVIN_TO_EV: float = _ase.kB
-
 ENERGY_UNITS: dict[str, float] = {
     "eV": EV,
     "meV": MEV,
