@@ -8,7 +8,6 @@ small molecule) and rebuilds what does (the neighbour list, the cell). Around th
 import copy
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from forcefield.errors import ConfigError, InvalidStructureError, NonFiniteForceError
-from forcefield.export import ExportedPotential, load_exported
+from forcefield.export import ExportedPotential, load_exported, quiet_torchscript
 from forcefield.neighbors import VerletList, all_pairs
 
 STATIC_ATOMS = 64
@@ -226,8 +225,7 @@ class Evaluator:
     def __reduce__(self) -> tuple[Any, ...]:
         # For OpenMM, which stores a PythonForce in XML by pickling what it calls.
         file = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the deprecation of TorchScript
+        with quiet_torchscript():
             torch.jit.save(self.potential.module, file)
         return _restore, (file.getvalue(), self.potential.metadata, self.numbers, self.skin)
 
@@ -235,7 +233,6 @@ class Evaluator:
 def _restore(
     module: bytes, metadata: dict[str, Any], numbers: np.ndarray, skin: float
 ) -> Evaluator:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_torchscript():
         loaded = torch.jit.load(io.BytesIO(module))
     return Evaluator(ExportedPotential(loaded.eval(), metadata), numbers, skin)

@@ -11,7 +11,6 @@ not finite.
 
 import contextlib
 import io
-import warnings
 from functools import cache
 from importlib import metadata
 from types import ModuleType
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from calculators.evaluator import STATIC_ATOMS, module_device
 from forcefield.errors import EngineError
-from forcefield.export import ExportedPotential
+from forcefield.export import ExportedPotential, quiet_torchscript
 from forcefield.neighbors import all_pairs
 
 PLUGIN_PACKAGES = (
@@ -190,10 +189,7 @@ def wrap_potential(
 
 
 def _script(module: torch.nn.Module) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        # torch announces the end of TorchScript at every use; the plugin takes nothing else.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_torchscript():
         return torch.jit.script(module.eval())
 
 

@@ -69,12 +69,17 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} was not written by this project: its header names no {FORMAT!r}"
         )
+    check_format_version(header, path)
+    return header
+
+
+def check_format_version(header: dict[str, Any], path: Path) -> None:
+    """Raise :class:`CheckpointError` for a file that a newer version wrote in another format."""
     if header["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {header['format_version']}, written by version {header['version']}; "
             f"this is version {__version__}, which reads up to {FORMAT_VERSION}: update the package"
         )
-    return header
 
 
 def load_potential(

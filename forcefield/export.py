@@ -7,17 +7,17 @@ on it is in this file and in the engine's own.
 import copy
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from forcefield.checkpoint import FORMAT, FORMAT_VERSION, describe
+from forcefield.checkpoint import FORMAT, check_format_version, describe
 from forcefield.errors import CheckpointError, UnknownElementError
 from forcefield.potential import Potential
-from forcefield.version import __version__
 
 _HEADER = "hegnn-forcefield.json"
 
@@ -64,6 +64,15 @@ class ExportedPotential:
                 )
 
 
+@contextmanager
+def quiet_torchscript() -> Iterator[None]:
+    """Silence torch's notice that TorchScript is deprecated: users of our files cannot act on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def script(potential: Potential) -> torch.jit.ScriptModule:
     """Compile a copy with TorchScript for evaluation, parameters frozen in place.
 
@@ -71,10 +80,7 @@ def script(potential: Potential) -> torch.jit.ScriptModule:
     they do not.
     """
     module = copy.deepcopy(potential).eval().requires_grad_(False)
-    with warnings.catch_warnings():
-        # torch announces the deprecation of TorchScript; users of this file cannot act on it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_torchscript():
         # The architecture, a dictionary of anything, is for Python only.
         warnings.filterwarnings("ignore", message=".*instance-level annotations.*")
         return torch.jit.script(module)
@@ -93,11 +99,9 @@ def export_potential(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = describe(potential, metadata) | {"torch": torch.__version__}
-    module = script(copy.deepcopy(potential).cpu())
+    module = script(potential).cpu()
     temporary = path.with_name(path.name + ".part")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_torchscript():
         torch.jit.save(module, str(temporary), _extra_files={_HEADER: json.dumps(header)})
     temporary.replace(path)
 
@@ -117,9 +121,7 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
         raise CheckpointError(f"no exported potential at {path}")
     extra = {_HEADER: ""}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet_torchscript():
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         hint = (
@@ -134,9 +136,5 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
             f"{path} is a TorchScript file, but not one written by export-potential: it lacks the "
             f"description of elements, cutoff and units"
         )
-    if header["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {header['format_version']}, written by version {header['version']}; "
-            f"this is version {__version__}, which reads up to {FORMAT_VERSION}: update the package"
-        )
+    check_format_version(header, path)
     return ExportedPotential(module=module.eval(), metadata=header)

@@ -31,7 +31,7 @@ class HEGNN(nn.Module):
     The published model carries one channel per degree and inserts directions once. This one carries
     many, mixes them linearly, takes inner products of projected features and inserts directions in
     every layer. Messages are symmetric, e_ij = e_ji: every pair is computed once and serves both of
-    its atoms, at half the cost. b(r) are radial functions times the envelope, N the average number
+    its atoms. b(r) are radial functions times the envelope, N the average number
     of neighbours, linear maps of steerable features act on channels, one for each degree:
 
         X_i^(l) = N^-1/2 Σ_j [ A_Zj ⊙ B b(r_ij) ]_l Y_ij^(l)                              (initial)

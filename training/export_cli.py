@@ -9,6 +9,7 @@ import typer
 
 from forcefield import Potential, build_potential, export_potential, load_potential
 from forcefield.errors import CheckpointError, ForceFieldError
+from training.checkpoints import read_checkpoint, run_metadata
 from training.cli import fail
 from training.config import architecture
 from training.run_folder import RunFolder
@@ -70,22 +71,9 @@ def load_checkpoint(folder: RunFolder, checkpoint: Path) -> tuple[Potential, dic
         avg_neighbors=data["neighbors_per_atom"],
         dtype=getattr(torch, config.hardware.precision),
     )
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    prefix = "potential."
-    weights = {
-        k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)
-    }
+    weights, epochs = read_checkpoint(checkpoint)
     potential.load_state_dict(weights)
-    metadata = {
-        "name": config.name,
-        "data": data,
-        "training": {
-            "config": config.model_dump(),
-            "epochs": int(state["epoch"]) + 1,
-            "seed": config.seed,
-        },
-    }
-    return potential.eval(), metadata
+    return potential.eval(), run_metadata(config, data, epochs)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import torch
 
 import forcefield
 from forcefield import Potential, export_potential, load_exported, save_potential
+from training.checkpoints import run_metadata
 from training.config import TrainConfig
 from training.evaluate import Predictions, milliseconds_per_step, predict
 from training.files import write_text
@@ -29,12 +30,8 @@ def save(
     result: FitResult,
 ) -> None:
     """Write potential.safetensors and potential.pt."""
-    metadata = {
-        "name": config.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": data,
-        "training": {"config": config.model_dump(), "epochs": result.epochs, "seed": config.seed},
-    }
+    metadata = run_metadata(config, data, result.epochs)
+    metadata["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     save_potential(potential, folder.weights, metadata)
     export_potential(potential, folder.exported, metadata)
 

@@ -6,15 +6,14 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from forcefield import Potential
 from forcefield.errors import ConfigError
 from training.averaging import RunningAverage
+from training.checkpoints import potential_weights, read_checkpoint
 from training.config import HardwareConfig, TrainConfig, TrainingConfig
 from training.graphs import (
     EpochSampler,
@@ -199,15 +198,11 @@ def _keep_best(
 ) -> int:
     """Load the best weights, or the current ones if no epoch was finished; returns their epoch."""
     path = folder.best if folder.best.is_file() else folder.last
-    epoch = 0
-    state: dict[str, Tensor] | None
     if path.is_file():
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state, epoch = checkpoint["state_dict"], int(checkpoint["epoch"]) + 1
-    else:
-        state = module.state_dict() if average is None else average.average_state()
+        weights, epoch = read_checkpoint(path)
+        potential.load_state_dict(weights)
+        return epoch
+    state = module.state_dict() if average is None else average.average_state()
     if state is not None:
-        prefix = "potential."
-        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        potential.load_state_dict(own)
-    return epoch
+        potential.load_state_dict(potential_weights(state))
+    return 0
