@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calculators.ase import PotentialCalculator
+    from calculators.committee import CommitteeCalculator
 
-__all__ = ["PotentialCalculator"]
+__all__ = ["CommitteeCalculator", "PotentialCalculator"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from calculators.ase import PotentialCalculator
 
         return PotentialCalculator
+    if name == "CommitteeCalculator":
+        from calculators.committee import CommitteeCalculator
+
+        return CommitteeCalculator
     raise AttributeError(f"module 'calculators' has no attribute {name!r}")

@@ -21,6 +21,7 @@ from torch import Tensor
 from forcefield.errors import ConfigError, InvalidStructureError, NonFiniteForceError
 from forcefield.export import ExportedPotential, load_exported, quiet_torchscript
 from forcefield.neighbors import VerletList, all_pairs
+from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 STATIC_ATOMS = 64
 """Up to this many atoms outside a cell every pair is an edge and no neighbour list is built."""
@@ -150,24 +151,7 @@ class Evaluator:
             InvalidStructureError: A position is not finite, or the cell is singular.
             NonFiniteForceError: The model's energy or a force is NaN or infinite.
         """
-        points = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
-        if pbc is None or cell is None or not pbc.any():
-            cell_tensor = self._no_cell
-            edge_index, shifts = self._static_edges or self._listed_edges(
-                points, np.zeros((3, 3)), np.zeros(3, dtype=bool)
-            )
-        else:
-            cell_tensor = torch.tensor(cell, dtype=torch.float64, device=self._device)[None]
-            edge_index, shifts = self._listed_edges(points, cell, pbc)
-        inputs = (
-            points.to(self._device),
-            self._number_tensor,
-            edge_index,
-            shifts,
-            cell_tensor,
-            self._batch,
-            compute_stress,
-        )
+        inputs = (*self._inputs(positions, cell, pbc), compute_stress)
         if torch.is_grad_enabled():
             output = self.potential.module(*inputs)
         else:
@@ -184,6 +168,52 @@ class Evaluator:
             energies=output["energies"].detach().cpu().numpy(),
             forces=forces,
             stress=output["stress"][0].detach().cpu().numpy() if compute_stress else None,
+        )
+
+    def uncertainty(
+        self,
+        positions: np.ndarray,
+        cell: np.ndarray | None = None,
+        pbc: np.ndarray | None = None,
+    ) -> tuple[float, np.ndarray]:
+        """Estimated errors of energy and forces; the cost of some 10 to 25 evaluations.
+
+        Args:
+            positions: and the rest as for an evaluation, which the structure has passed.
+            cell: (3, 3), Å.
+            pbc: (3,), bool.
+
+        Returns:
+            Standard deviations of the energy, eV, and of a force component of each atom, (n,), eV/Å.
+
+        Raises:
+            CheckpointError: The potential holds no error estimate.
+        """
+        check_uncertainty(self.potential.module)
+        inputs = self._inputs(positions, cell, pbc)
+        energy, forces = predict_uncertainty(self.potential.module, *inputs)
+        return energy.item(), forces.cpu().numpy()
+
+    def _inputs(
+        self, positions: np.ndarray, cell: np.ndarray | None, pbc: np.ndarray | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The model's arguments, with a neighbour list where one is needed."""
+        points = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
+        if pbc is None or cell is None or not pbc.any():
+            cell_tensor = self._no_cell
+            edge_index, shifts = self._static_edges or self._listed_edges(
+                points, np.zeros((3, 3)), np.zeros(3, dtype=bool)
+            )
+        else:
+            cell_tensor = torch.tensor(cell, dtype=torch.float64, device=self._device)[None]
+            edge_index, shifts = self._listed_edges(points, cell, pbc)
+        return (
+            points.to(self._device),
+            self._number_tensor,
+            edge_index,
+            shifts,
+            cell_tensor,
+            self._batch,
         )
 
     def _listed_edges(

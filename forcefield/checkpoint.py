@@ -12,10 +12,12 @@ import torch
 
 from forcefield.errors import CheckpointError
 from forcefield.potential import Potential, build_potential
+from forcefield.uncertainty import has_uncertainty
 from forcefield.version import __version__
 
 FORMAT = "hegnn-forcefield"
 FORMAT_VERSION = 1
+_POSTERIOR = ("posterior.factor", "posterior.scales")
 UNITS = {"length": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
 
@@ -32,6 +34,7 @@ def describe(potential: Potential, metadata: dict[str, Any] | None = None) -> di
         "units": UNITS,
         "dtype": str(potential.readout.scale.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in potential.parameters()),
+        "uncertainty": has_uncertainty(potential),
     }
 
 
@@ -44,7 +47,12 @@ def save_potential(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    tensors = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
+    state = potential.state_dict()
+    if has_uncertainty(potential):
+        state |= zip(
+            _POSTERIOR, (potential.posterior.factor, potential.posterior.scales), strict=True
+        )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     temporary.write_bytes(save(tensors, {"header": json.dumps(describe(potential, metadata))}))
     temporary.replace(path)
 
@@ -99,8 +107,12 @@ def load_potential(
     header = read_header(path)
     dtype = dtype or getattr(torch, header["dtype"])
     potential = build_potential(header["architecture"], header["species"], dtype=dtype)
+    state = load_file(path)
+    posterior = [state.pop(name) for name in _POSTERIOR if name in state]
     try:
-        potential.load_state_dict(load_file(path))
+        potential.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"the tensors in {path} do not fit its header: {error}") from None
+    if posterior:
+        potential.posterior.set(*posterior)
     return potential.eval(), header

@@ -14,6 +14,7 @@ from forcefield.errors import ConfigError
 from forcefield.graph import edge_vectors
 from forcefield.hegnn import HEGNN, PublishedHEGNN
 from forcefield.readout import EnergyReadout, reference_energies_in_order
+from forcefield.uncertainty import LastLayerPosterior
 
 Representation = HEGNN | PublishedHEGNN | EGNN
 
@@ -55,6 +56,7 @@ class Potential(nn.Module):
         super().__init__()
         self.representation = representation
         self.readout = readout
+        self.posterior = LastLayerPosterior(representation.features)
         self.species = [int(z) for z in species]
         self.cutoff = representation.cutoff
         self.architecture: dict[str, Any] = {}
@@ -138,6 +140,25 @@ class Potential(nn.Module):
         return interaction.to(torch.float64) + self.readout.reference_energies.index_select(
             0, species
         )
+
+    @torch.jit.export
+    def last_layer(self, vectors: Tensor, atomic_numbers: Tensor, edge_index: Tensor) -> Tensor:
+        """Inputs of the readout's last layer for :mod:`forcefield.uncertainty`.
+
+        Args:
+            vectors: r_j - r_i, (e, 3), Å, in the precision of the network.
+            atomic_numbers: (n,).
+            edge_index: Atoms j and i of each pair, (2, e).
+
+        Returns:
+            (n, k), eV, differentiable with respect to the vectors.
+        """
+        n = atomic_numbers.shape[0]
+        species = self.species_index.index_select(0, atomic_numbers)
+        features, _ = self.representation(
+            torch.cat([species, self.each_species]), edge_index, vectors
+        )
+        return self.readout.last_layer(features[:n], features[n:], species)
 
 
 def build_potential(

@@ -55,6 +55,15 @@ class EnergyReadout(nn.Module):
         interaction = self.network(features) - self.network(isolated).index_select(0, species)
         return (interaction * self.scale.index_select(0, species)).squeeze(1)
 
+    def last_layer(self, features: Tensor, isolated: Tensor, species: Tensor) -> Tensor:
+        """What the last layer's weights multiply to give :meth:`interaction`, (n, f), eV.
+
+        With a for φ without its last layer: σ_Z (a(h_i) - a(h_Z)); the last layer's bias cancels.
+        """
+        inputs = self.network[1](self.network[0](features))
+        origin = self.network[1](self.network[0](isolated)).index_select(0, species)
+        return (inputs - origin) * self.scale.index_select(0, species)
+
 
 def fit_reference_energies(
     atomic_numbers: Sequence[np.ndarray], energies: Sequence[float] | np.ndarray

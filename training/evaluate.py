@@ -4,6 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ class Predictions:
         predicted_energy: (f,), eV.
         forces: Labels, (N, 3), eV/Å.
         predicted_forces: (N, 3), eV/Å.
+        energy_uncertainty: Estimated errors of the energies, (f,), eV; NaN for frames on which they
+            were not computed; None without an estimate.
+        forces_uncertainty: Of a force component of each atom, (N,), eV/Å; likewise.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -38,6 +42,8 @@ class Predictions:
     predicted_energy: FloatArray
     forces: FloatArray
     predicted_forces: FloatArray
+    energy_uncertainty: FloatArray | None = None
+    forces_uncertainty: FloatArray | None = None
 
     def errors(self) -> dict[str, float]:
         """Errors in meV, meV per atom and meV/Å, as :func:`training.metrics.summarize`."""
@@ -66,6 +72,12 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write an npz with the attributes' names; forces in float32, in eV/Å."""
+        uncertainty: dict[str, Any] = {}
+        if self.energy_uncertainty is not None and self.forces_uncertainty is not None:
+            uncertainty = {
+                "energy_uncertainty": self.energy_uncertainty,
+                "forces_uncertainty": self.forces_uncertainty.astype(np.float32),
+            }
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
@@ -77,6 +89,7 @@ class Predictions:
                     predicted_energy=self.predicted_energy,
                     forces=self.forces.astype(np.float32),
                     predicted_forces=self.predicted_forces.astype(np.float32),
+                    **uncertainty,
                 )
 
         write_with(path, write)
@@ -85,6 +98,11 @@ class Predictions:
     def load(cls, path: Path) -> "Predictions":
         """Read what :meth:`save` wrote."""
         with np.load(path) as data:
+            uncertainty = {
+                name: data[name].astype(np.float64)
+                for name in ("energy_uncertainty", "forces_uncertainty")
+                if name in data
+            }
             return cls(
                 atomic_numbers=data["atomic_numbers"].astype(np.int64),
                 num_atoms=data["num_atoms"],
@@ -92,6 +110,7 @@ class Predictions:
                 predicted_energy=data["predicted_energy"],
                 forces=data["forces"].astype(np.float64),
                 predicted_forces=data["predicted_forces"].astype(np.float64),
+                **uncertainty,
             )
 
 

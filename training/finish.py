@@ -17,6 +17,7 @@ from training.fit import FitResult
 from training.graphs import GraphDataset
 from training.history import read_history
 from training.run_folder import RunFolder
+from training.uncertainty import calibration_figures, with_uncertainty
 
 VERSIONED = ("torch", "lightning", "e3nn", "vesin", "numpy", "ase")
 """Packages whose versions are kept with a result."""
@@ -42,7 +43,9 @@ def test(
     """Evaluate on the test frames, and on the validation frames.
 
     Returns:
-        Predictions on the test frames (None if there are none), and errors of the parts test and valid.
+        Predictions on the test frames (None if there are none), with estimated errors if the potential
+        has an estimate; and errors of the parts test and valid, with ``uncertainty`` for how estimated
+        and true errors of the test frames compare.
     """
     errors, predictions = {}, None
     for part in ("test", "valid"):
@@ -50,7 +53,8 @@ def test(
             found = predict(potential, graphs[part], device)
             errors[part] = found.errors()
             if part == "test":
-                predictions = found
+                predictions = with_uncertainty(found, potential, graphs[part], device)
+                errors["uncertainty"] = calibration_figures(predictions)
     return predictions, errors
 
 
@@ -68,6 +72,7 @@ def summarize(
         "name": header["name"],
         "test": errors.get("test", {}),
         "valid": errors.get("valid", {}),
+        "uncertainty": errors.get("uncertainty", {}),
         "train": {
             "seconds": round(result.seconds, 2),
             "epochs": result.epochs,

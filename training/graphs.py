@@ -59,6 +59,14 @@ class GraphDataset(Dataset[LabelledGraph]):
     def __getitem__(self, index: int) -> LabelledGraph:
         return self.items[index]
 
+    def thinned(self, frames: int, atoms: int) -> "GraphDataset":
+        """Frames at equal distances: at most ``frames``, with about ``atoms`` in all, at least one."""
+        total = sum(len(item.graph.atomic_numbers) for item in self.items)
+        step = max(1, -(-len(self) // frames), -(-total // atoms))
+        chosen = GraphDataset([], cutoff=0.0)
+        chosen.items = self.items[::step]
+        return chosen
+
     def average_neighbors(self) -> float:
         """Neighbours within the cutoff per atom, averaged over all atoms; at least 1."""
         pairs = sum(item.graph.edge_index.shape[1] for item in self.items)

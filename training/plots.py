@@ -127,6 +127,27 @@ def energy_error_histogram(predictions: Predictions) -> Figure:
     return figure
 
 
+def reliability(estimated: NDArray[np.float64], true: NDArray[np.float64], unit: str) -> Figure:
+    """True against estimated errors in bins.
+
+    Args:
+        estimated: Root mean square estimate of each bin, eV or eV/Å.
+        true: Root mean square error of each bin, likewise.
+        unit: What the axes show, meV or meV/Å.
+    """
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    x, y = estimated / MEV, true / MEV
+    limits = (0.0, 1.05 * float(max(x.max(), y.max())) or 1.0)
+    axes.plot(limits, limits, color=GREY, linewidth=1, zorder=0)
+    axes.plot(x, y, marker="o", ms=5, color=BLUE)
+    axes.set_xlim(limits)
+    axes.set_ylim(limits)
+    axes.set_aspect("equal")
+    _finish(axes, f"estimated error ({unit})", f"true error ({unit})")
+    return figure
+
+
 def element_color(atomic_number: int) -> str:
     """Jmol's colour of an element; where that would vanish on white, a darker one."""
     if atomic_number in _COLORS:

@@ -28,6 +28,7 @@ from training.html import (
     table,
 )
 from training.progress import clock
+from training.uncertainty import compare
 
 _ENDINGS = {
     "complete": "complete",
@@ -60,6 +61,7 @@ def training_report(
     sections = [headline(summary), learning_section(history, summary)]
     if predictions is not None:
         sections += [parity_section(predictions, summary["test"]), errors_section(predictions)]
+        sections.append(uncertainty_section(predictions))
     sections += [data_section(data), settings_section(config, summary)]
     footer = (
         f"hegnn-forcefield {summary['versions']['hegnn-forcefield']} · lengths in Å, energies in eV"
@@ -151,6 +153,42 @@ def errors_section(predictions: Predictions) -> Section:
         "RMSE (%)",
     ]
     return Section("Errors on the test frames", histograms + table(header, rows))
+
+
+def uncertainty_section(predictions: Predictions) -> Section:
+    """Whether predictions that are said to be uncertain are the wrong ones, and by how much."""
+    title = "Estimated errors"
+    comparisons = compare(predictions)
+    if not comparisons:
+        return Section(
+            title, note("The potential has no error estimate: that takes validation frames.")
+        )
+    names = {"forces": "force of each atom", "energy": "energy of each frame"}
+    units = {"forces": "meV/Å", "energy": "meV"}
+    frames = len(comparisons["energy"].estimated)
+    figures = row(
+        *(
+            figure_html(
+                plots.reliability(*comparisons[quantity].bins(), units[quantity]),
+                f"Estimated against true error, {names[quantity]}: root mean squares in bins of "
+                f"equally many predictions, {frames:,} test frames",
+            )
+            for quantity in names
+        )
+    )
+    rows = []
+    for quantity, name in names.items():
+        values = comparisons[quantity].figures()
+        shares = [100.0 * values[f"within_{k}_sigma"] for k in (1, 2)]
+        rows.append([name, values["spearman"], *shares, values["mean_squared_normalized"]])
+    header = [
+        "error of the",
+        "rank correlation with the estimate",
+        "within 1 σ (%; normal: 68)",
+        "within 2 σ (%; normal: 95)",
+        "mean of (error / σ)²",
+    ]
+    return Section(title, figures + table(header, rows))
 
 
 def data_section(data: Mapping[str, Any]) -> Section:

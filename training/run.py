@@ -172,10 +172,11 @@ def _finish(
     accelerator: str,
 ) -> dict[str, Any]:
     """Export, test, summarise, report."""
-    from training import finish
+    from training import finish, uncertainty
 
     device = "cuda" if accelerator == "cuda" else "cpu"
     potential = prepared.potential.to(device).eval()
+    uncertainty.calibrate(potential, prepared.graphs, device)
     finish.save(potential, folder, prepared.description, config, result)
     predictions, errors = finish.test(potential, prepared.graphs, folder, device)
     summary = finish.summarize(folder, prepared.graphs, result, errors, device)

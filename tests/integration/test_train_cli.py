@@ -123,6 +123,7 @@ class TestFinishedRun:
         for key in (
             *("test.energy_mae_meV", "test.energy_mae_meV_per_atom", "test.energy_rmse_meV"),
             *("test.forces_mae_meV_per_A", "test.forces_rmse_meV_per_A"),
+            *("uncertainty.forces_spearman", "uncertainty.energy_mean_squared_normalized"),
             *("train.seconds", "train.epochs", "model.parameters", "inference.ms_per_step"),
         ):
             section, name = key.split(".")
@@ -177,7 +178,7 @@ class TestFinishedRun:
 
     def test_report_is_self_contained(self, finished):
         html = (finished[0] / "report.html").read_text()
-        assert html.count("data:image/png;base64,") == 5
+        assert html.count("data:image/png;base64,") == 7
         assert not re.search(r'(?:src|href)="(?!data:)', html)
         for words in (
             "Learning curves",
@@ -233,7 +234,9 @@ class TestFinishedRun:
         one = load_exported(finished[0] / "potential.pt").module.state_dict()
         for path in (tmp_path / "a.pt", tmp_path / "cut-off" / "potential.pt"):
             other = load_exported(path).module.state_dict()
-            assert all(torch.equal(one[name], other[name]) for name in one)
+            # A checkpoint holds weights; the error estimate is fitted when a run is finished.
+            names = [n for n in one if path.name == "a.pt" or not n.startswith("posterior")]
+            assert all(torch.equal(one[name], other[name]) for name in names)
 
     def test_exporting_something_else_is_refused(self, tmp_path):
         done = CliRunner().invoke(export_app, [str(tmp_path)])
