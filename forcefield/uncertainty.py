@@ -26,16 +26,14 @@ Shapes: atoms ``n``, edges ``e``, structures ``b``, features ``k``.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from forcefield.errors import CheckpointError, ConfigError
 from forcefield.graph import edge_vectors
-
-if TYPE_CHECKING:
-    from forcefield.potential import Potential
+from forcefield.readout import EnergyReadout
 
 COPIED_ATOMS = 200
 """Up to this many atoms are made of a small molecule, see :func:`features_and_jacobian`. Fastest for
@@ -90,13 +88,23 @@ class LastLayerPosterior(nn.Module):
         self.set(torch.zeros_like(self.factor), torch.zeros_like(self.scales))
 
 
-def has_uncertainty(potential: "Potential | torch.jit.ScriptModule") -> bool:
+class WithLastLayer(Protocol):
+    """What is needed of a potential, eager or exported."""
+
+    posterior: LastLayerPosterior
+    readout: EnergyReadout
+
+    def last_layer(self, vectors: Tensor, atomic_numbers: Tensor, edge_index: Tensor) -> Tensor:
+        """See :meth:`forcefield.potential.Potential.last_layer`."""
+
+
+def has_uncertainty(potential: "WithLastLayer | torch.jit.ScriptModule") -> bool:
     """Whether a potential, eager or exported, holds a fitted error estimate."""
     return hasattr(potential, "posterior") and bool(potential.posterior.scales.min() > 0)
 
 
 def check_uncertainty(
-    potential: "Potential | torch.jit.ScriptModule", name: str = "this potential"
+    potential: "WithLastLayer | torch.jit.ScriptModule", name: str = "this potential"
 ) -> None:
     """Raise :class:`CheckpointError` for a potential without an error estimate.
 
@@ -113,7 +121,7 @@ def check_uncertainty(
 
 
 def features_and_jacobian(
-    potential: "Potential | torch.jit.ScriptModule",
+    potential: "WithLastLayer | torch.jit.ScriptModule",
     positions: Tensor,
     atomic_numbers: Tensor,
     edge_index: Tensor,
@@ -168,7 +176,7 @@ def features_and_jacobian(
 
 
 def predict_uncertainty(
-    potential: "Potential | torch.jit.ScriptModule", *inputs: Tensor
+    potential: "WithLastLayer | torch.jit.ScriptModule", *inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Standard deviations of the energies (b,), eV, and of the forces (n,), eV/Å per component.
 
