@@ -24,6 +24,7 @@ from featurizers.edges import cells_of, edges_of
 from featurizers.tokens import TokenKind, Tokens, assign_tokens, atomic_numbers
 from forcefield import Potential, load_potential
 from forcefield.errors import ConfigError, DataError
+from forcefield.pretrained import BACKBONE
 from forcefield.units import NANOMETER
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ class TrajectoryFeaturizer:
     """
 
     potential: Potential
+
+    @classmethod
+    def pretrained(
+        cls, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> "TrajectoryFeaturizer":
+        """Featurise with the weights that ship with the package: molecules of H C N O F S Cl.
+
+        Args:
+            device: Where to evaluate it.
+            dtype: Precision of the network; None for float32.
+        """
+        return cls.from_potential(BACKBONE, device, dtype)
 
     @classmethod
     def from_potential(

@@ -3,6 +3,7 @@
 Shapes: atoms ``n``, edges ``e``, structures ``b``, species ``s``.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -199,5 +200,8 @@ def build_potential(
         reference_energies_in_order(ordered, reference_energies or {}),
     )
     potential = Potential(representation, readout, ordered)
-    potential.architecture = {"name": name, **arguments}
+    # Defaults are written out: a file stays readable when they change.
+    parameters = inspect.signature(REPRESENTATIONS[name]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    potential.architecture = {"name": name, **defaults, **arguments}
     return potential.to(dtype)

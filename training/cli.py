@@ -113,6 +113,14 @@ def train_potential(
     output: Annotated[
         str | None, typer.Option(help="Folder that receives it; the same as output=...  [runs]")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="START",
+            help="pretrained, scratch, or the folder of another run; the same as start=...  [auto]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     list_presets: Annotated[
         bool, typer.Option("--list-presets", help="Name the presets and leave.")
@@ -124,9 +132,8 @@ def train_potential(
         return
     try:
         target, overrides = _sort(arguments or [])
-        overrides += [
-            f"{key}={value}" for key, value in (("name", name), ("output", output)) if value
-        ]
+        options = {"name": name, "output": output, "start": start}
+        overrides += [f"{key}={value}" for key, value in options.items() if value]
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
         if resume and target and (Path(target) / "config.yaml").is_file():

@@ -102,7 +102,7 @@ class ModelConfig(Section):
     cutoff: PositiveFloat = Field(
         default=5.0, description="distance beyond which atoms do not interact, Å"
     )
-    layers: Count = Field(default=2, description="interaction layers")
+    layers: Count = Field(default=3, description="interaction layers")
     features: Count = Field(default=64, description="scalar features per atom")
     channels: Count = Field(default=16, description="steerable channels per degree (hegnn only)")
     lmax: Annotated[int, Field(ge=1, le=6)] = Field(
@@ -114,14 +114,24 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The optimisation."""
 
-    epochs: Count = Field(default=200, description="passes over the training frames")
+    epochs: Count = Field(
+        default=200, description="passes over the training frames, unless minutes are given"
+    )
+    minutes: PositiveFloat | None = Field(
+        default=None,
+        description="train for so long instead of for a number of epochs; cosine falls with time",
+    )
     batch_size: Count = Field(default=5, description="frames per step (on each device)")
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon",
         description="muon (weight matrices by orthogonalised momentum, the rest by AdamW), adamw "
         "(everything by AdamW with AMSGrad; try learning_rate=2e-3)",
     )
-    learning_rate: PositiveFloat = Field(default=5e-3, description="largest learning rate")
+    learning_rate: PositiveFloat | None = Field(
+        default=None,
+        description="largest learning rate; empty: 5e-3 from random weights, 1e-3 from trained "
+        "ones, 2.5e-4 from trained ones with fewer than 200 frames",
+    )
     final_learning_rate: Weight = Field(
         default=1e-5, description="learning rate at which cosine ends and plateau stops falling"
     )
@@ -201,6 +211,12 @@ class HardwareConfig(Section):
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads; 0: torch's own choice"
     )
+    compile: bool | None = Field(
+        default=None,
+        description="compile the training step into one function, three to four times as fast on a "
+        "CPU; takes a C++ compiler and one to two minutes, once for each architecture; empty: where "
+        "that pays",
+    )
 
 
 class TrainConfig(Section):
@@ -213,6 +229,13 @@ class TrainConfig(Section):
         "preset or the data",
     )
     output: str = Field(default="runs", description="folder that receives the run's folder")
+    start: str = Field(
+        default="auto",
+        min_length=1,
+        description="what training starts from: auto (the pretrained weights of the package where "
+        "elements and model allow, else random ones), pretrained, scratch (random weights), or "
+        "the folder or potential.safetensors of another run",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="fixes the initial weights, the order of frames, and splits made here",

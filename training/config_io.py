@@ -65,9 +65,7 @@ def load_config(target: str | None = None, overrides: Sequence[str] = ()) -> Tra
         ConfigError: Unknown preset, file or key (with the nearest known one), or a bad value.
     """
     values, name = _read_target(target)
-    for text in overrides:
-        path, value = parse_override(text)
-        _assign(values, path, value)
+    _override(values, overrides)
     if not isinstance(values.get("dataset"), Mapping) or not values["dataset"].get("source"):
         raise ConfigError(
             "no data set: name a preset, a YAML file or a data file, or add dataset=..., such as "
@@ -90,9 +88,7 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         ConfigError: No configuration there, unknown key, or a bad value.
     """
     values = read_yaml(folder / "config.yaml")
-    for text in overrides:
-        path, value = parse_override(text)
-        _assign(values, path, value)
+    _override(values, overrides)
     folder = folder.resolve() if folder.name in ("", "..") else folder
     values["name"], values["output"] = folder.name, str(folder.parent)
     return validate(values)
@@ -230,6 +226,15 @@ def _nearest_key(key: str) -> str:
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else "."
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change nested values; who asks for epochs no longer wants the minutes that were set before."""
+    changes = dict(parse_override(text) for text in overrides)
+    if "training.epochs" in changes:
+        changes.setdefault("training.minutes", None)
+    for path, value in changes.items():
+        _assign(values, path, value)
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

@@ -11,7 +11,6 @@ from forcefield import Potential, build_potential, export_potential, load_potent
 from forcefield.errors import CheckpointError, ForceFieldError
 from training.checkpoints import read_checkpoint, run_metadata
 from training.cli import fail
-from training.config import architecture
 from training.run_folder import RunFolder
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -66,9 +65,8 @@ def load_checkpoint(folder: RunFolder, checkpoint: Path) -> tuple[Potential, dic
     config = folder.read_config()
     data = json.loads(folder.data.read_text(encoding="utf-8"))
     potential = build_potential(
-        architecture(config.model),
+        data["architecture"],
         data["elements"],
-        avg_neighbors=data["neighbors_per_atom"],
         dtype=getattr(torch, config.hardware.precision),
     )
     weights, epochs = read_checkpoint(checkpoint)

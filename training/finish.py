@@ -90,7 +90,7 @@ def summarize(
             "atoms": len(graphs["train"][0].graph.atomic_numbers),
             "device": device,
         },
-        "data": {key: header["data"][key] for key in ("source", "sha256", "frames")},
+        "data": {key: header["data"][key] for key in ("source", "sha256", "frames", "start")},
         "versions": versions(),
         "machine": machine(device),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from forcefield.errors import ConfigError
+from training.clock import Clock
 from training.files import write_text
 from training.module import ForceFieldModule
 from training.progress import Display, Progress
@@ -48,24 +49,26 @@ class History(pl.Callback):
 
     Args:
         path: log.csv.
-        epochs: Epochs of the whole run.
+        epochs: Epochs of the whole run; None if its time is given instead.
+        clock: Knows how long the run has taken.
         display: Where to show progress; None for nowhere.
     """
 
-    def __init__(self, path: Path, epochs: int, display: Display | None) -> None:
+    def __init__(
+        self, path: Path, epochs: int | None, clock: Clock, display: Display | None
+    ) -> None:
         self.path = path
         self.epochs = epochs
+        self.clock = clock
         self.display = display
-        self.seconds = 0.0
         self.valid: dict[str, float] = {}
-        self._started = self._shown = self._seconds_before = 0.0
+        self._shown = self._seconds_before = 0.0
         self._first_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; on resume drop the rows of epochs that will be repeated."""
-        now = time.monotonic()
-        self._started, self._shown = now - self.seconds, now
-        self._seconds_before = self.seconds
+        """On resume drop the rows of epochs that will be repeated."""
+        self._shown = time.monotonic()
+        self._seconds_before = self.clock.seconds
         self._first_step = trainer.global_step
         if not trainer.is_global_zero:
             return
@@ -103,7 +106,7 @@ class History(pl.Callback):
             ConfigError: The loss is no longer a number.
         """
         assert isinstance(pl_module, ForceFieldModule)
-        self.seconds = time.monotonic() - self._started
+        seconds = self.clock.seconds
         train = pl_module.errors(pl_module.train_sums)
         if not math.isfinite(train["loss"]):
             raise ConfigError(
@@ -115,8 +118,8 @@ class History(pl.Callback):
         values = {
             "epoch": float(trainer.current_epoch + 1),
             "step": float(step),
-            "seconds": round(self.seconds, 2),
-            "learning_rate": pl_module.learning_rate.at(max(0, step - 1)),
+            "seconds": round(seconds, 2),
+            "learning_rate": pl_module.learning_rate.at(max(0, step - 1), seconds),
             **{f"train_{key}": value for key, value in train.items()},
         }
         if self.valid and (trainer.current_epoch + 1) % pl_module.validate_every == 0:
@@ -134,14 +137,20 @@ class History(pl.Callback):
         if self.display is None:
             return
         self._shown = time.monotonic()
-        total = self.epochs * int(trainer.num_training_batches)
-        done = trainer.global_step - self._first_step
-        session = self._shown - self._started - self._seconds_before
-        left = session / done * (total - trainer.global_step) if done else None
+        seconds = self.clock.seconds
+        if self.clock.minutes is not None:
+            share = min(1.0, seconds / (60.0 * self.clock.minutes))
+            left: float | None = max(0.0, 60.0 * self.clock.minutes - seconds)
+        else:
+            total = (self.epochs or 1) * int(trainer.num_training_batches)
+            done = trainer.global_step - self._first_step
+            share = trainer.global_step / total
+            rate = (seconds - self._seconds_before) / max(1, done)
+            left = rate * (total - trainer.global_step) if done else None
         progress = Progress(
             epoch=trainer.current_epoch + 1,
             epochs=self.epochs,
-            share=trainer.global_step / total,
+            share=share,
             train_mae=train_mae,
             valid_mae=self.valid.get("forces_mae_meV_per_A"),
             seconds_left=left,
@@ -149,12 +158,11 @@ class History(pl.Callback):
         self.display.update(progress, epoch_done)
 
     def state_dict(self) -> dict[str, Any]:
-        """Training time so far, seconds, and the last validation."""
-        return {"seconds": self.seconds, "valid": self.valid}
+        """The last validation."""
+        return {"valid": self.valid}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        self.seconds = state_dict["seconds"]
         self.valid = state_dict["valid"]
 
 

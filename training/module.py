@@ -3,13 +3,16 @@
 A step reads nothing back from the device: sums of errors stay there until someone asks for them.
 """
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from forcefield import Potential
+from training.clock import Clock
 from training.config import TrainingConfig
 from training.graphs import LabelledGraph
 from training.losses import energy_loss, forces_loss
@@ -28,7 +31,10 @@ class ForceFieldModule(pl.LightningModule):
         potential: The potential; trained in place.
         config: Losses, weights, optimiser.
         total_steps: Optimiser steps of the whole run.
+        clock: Knows how long the run has taken.
         validate_every: Epochs between validations.
+        compiled: Whether to run the step as one compiled function, see :mod:`training.compiled`: no,
+            if it can be compiled, or else not at all.
     """
 
     def __init__(
@@ -36,20 +42,24 @@ class ForceFieldModule(pl.LightningModule):
         potential: Potential,
         config: TrainingConfig,
         total_steps: int,
+        clock: Clock,
         validate_every: int = 1,
+        compiled: Literal["no", "try", "must"] = "no",
     ) -> None:
         super().__init__()
         self.potential = potential
         self.config = config
+        self.clock = clock
         self.validate_every = validate_every
         self.learning_rate = LearningRate(config, total_steps)
+        self.compiled = compiled
+        self._step: Callable[[LabelledGraph], tuple[Tensor, Tensor]] | None = None
         # Last entry: sum of the losses, weighted with the number of structures.
         self.train_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
         self.valid_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
 
-    def losses(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
+    def losses(self, prediction: dict[str, Tensor], batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """Loss of a batch and its :func:`error_sums`, with the weighted loss appended."""
-        prediction = self.potential(*batch.graph.tensors())
         energy_errors = prediction["energy"] - batch.energy
         forces_errors = prediction["forces"] - batch.forces
         config = self.config
@@ -57,24 +67,48 @@ class ForceFieldModule(pl.LightningModule):
             energy_errors / batch.num_atoms, config.loss, config.huber_delta
         ) + config.forces_weight * forces_loss(forces_errors, config.loss, config.huber_delta)
         sums = error_sums(energy_errors, forces_errors, batch.num_atoms)
-        weighted = (loss.detach() * len(batch.energy)).unsqueeze(0)
+        weighted = (loss.detach() * batch.energy.shape[0]).unsqueeze(0)
         return loss, torch.cat([sums, weighted])
+
+    def evaluate(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
+        """Run the potential on a batch and compute its :meth:`losses`."""
+        return self.losses(self.potential(*batch.graph.tensors()), batch)
 
     def training_step(self, batch: LabelledGraph, batch_idx: int) -> Tensor:
         """One step's loss."""
-        loss, sums = self.losses(batch)
+        loss, sums = self._evaluate_compiled(batch)
         self.train_sums += sums
         return loss
+
+    def _evaluate_compiled(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
+        """:meth:`evaluate` as one compiled function, where there is one."""
+        # A batch of one structure, the rest of an epoch, would be compiled a second time.
+        if self._step is None or len(batch.energy) == 1:
+            return self.evaluate(batch)
+        from training.compiled import CompilationError
+
+        try:
+            return self._step(batch)
+        except CompilationError as error:
+            if self.compiled == "must":
+                raise
+            warnings.warn(f"{error}; training goes on without, more slowly", stacklevel=1)
+            self._step = None
+            return self.evaluate(batch)
 
     def validation_step(self, batch: LabelledGraph, batch_idx: int) -> None:
         """Add a batch to the validation errors."""
         with torch.enable_grad():  # Forces are derivatives.
-            self.valid_sums += self.losses(batch)[1]
+            self.valid_sums += self.evaluate(batch)[1]
 
     def on_fit_start(self) -> None:
-        """Move the sums to the device."""
+        """Move the sums to the device; trace the step, which is compiled when it first runs."""
         self.train_sums = self.train_sums.to(self.device)
         self.valid_sums = self.valid_sums.to(self.device)
+        if self.compiled != "no":
+            from training.compiled import CompiledStep
+
+            self._step = CompiledStep(self.potential, self.losses)
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
@@ -82,7 +116,7 @@ class ForceFieldModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of the coming step."""
-        rate = self.learning_rate.at(self.trainer.global_step)
+        rate = self.learning_rate.at(self.trainer.global_step, self.clock.seconds)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
@@ -109,7 +143,7 @@ class ForceFieldModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Muon or AdamW with AMSGrad; only matrices decay, not biases, scales or embeddings."""
-        rate, decay = self.config.learning_rate, self.config.weight_decay
+        rate, decay = self.learning_rate.peak, self.config.weight_decay
         matrices, others = split_parameters(self.potential)
         if self.config.optimizer == "muon":
             return Muon(matrices, others, rate, decay)

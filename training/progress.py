@@ -12,7 +12,7 @@ class Progress:
 
     Attributes:
         epoch: The running epoch, counted from 1.
-        epochs: Epochs of the whole run.
+        epochs: Epochs of the whole run; None if it ends after a time.
         share: Share of all steps that is done, 0 to 1.
         train_mae: Force MAE of the running epoch's training batches, meV/Å.
         valid_mae: Force MAE of the last validation, meV/Å; None before the first.
@@ -20,11 +20,15 @@ class Progress:
     """
 
     epoch: int
-    epochs: int
+    epochs: int | None
     share: float
     train_mae: float
     valid_mae: float | None
     seconds_left: float | None
+
+    def place(self) -> str:
+        """The epoch in words."""
+        return f"{self.epoch:4d}" if self.epochs is None else f"{self.epoch:4d}/{self.epochs}"
 
     def errors(self) -> str:
         """Force errors in words."""
@@ -73,7 +77,7 @@ class BarDisplay:
         self._bar.update(
             self._task,
             completed=progress.share,
-            epoch=f"{progress.epoch}/{progress.epochs}",
+            epoch=progress.place().strip(),
             errors=progress.errors(),
             left=progress.time_left(),
             refresh=True,
@@ -96,12 +100,12 @@ class LineDisplay:
     def update(self, progress: Progress, epoch_done: bool) -> None:
         """Print a line unless the last one is very recent."""
         now = time.monotonic()
-        last_epoch = epoch_done and progress.epoch == progress.epochs
+        last_epoch = epoch_done and progress.share >= 1.0
         if now - self._last < self.shortest and not last_epoch:
             return
         self._last = now
         left = progress.time_left()
-        line = f"{progress.share:4.0%}  epoch {progress.epoch:4d}/{progress.epochs}  {progress.errors()}"
+        line = f"{progress.share:4.0%}  epoch {progress.place()}  {progress.errors()}"
         print(f"{line}  {left}" if left else line, flush=True)
 
     def close(self) -> None:

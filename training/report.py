@@ -201,6 +201,7 @@ def data_section(data: Mapping[str, Any]) -> Section:
     values = {
         "source": data["source"],
         "frames": f"{frames['train']} training, {frames['valid']} validation, {frames['test']} test",
+        "starting from": data["start"],
         "elements": " ".join(chemical_symbols[z] for z in data["elements"]),
         "reference energies (eV)": f"{references}; {data['reference_energies_from']}",
         "RMS of the training forces": f"{number(data['forces_rms_eV_per_A'])} eV/Å",

@@ -1,24 +1,24 @@
 """From a configuration to a trained, exported and tested potential: :func:`train`."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from forcefield import Potential, build_potential
+from forcefield import Potential
 from forcefield.errors import ConfigError
 from training import run_folder
-from training.config import HardwareConfig, TrainConfig, architecture
+from training.config import HardwareConfig, TrainConfig
 from training.config_io import dump_yaml
 from training.datasets import Split, data_hash, load_split
 from training.files import write_json, write_text
 from training.graphs import GraphDataset
 from training.progress import make_display
 from training.run_folder import RunFolder
-from training.statistics import Statistics, collect_statistics
+from training.start import choose_start, initial_potential, resolve
+from training.statistics import LEAST_SQUARES, Statistics, collect_statistics
 
 if TYPE_CHECKING:
     from training.fit import FitResult
@@ -49,6 +49,7 @@ class Prepared:
         split: The frames.
         graphs: Graphs of the parts train, valid and test.
         statistics: Of the training frames.
+        config: The configuration, with what depends on the data filled in.
         description: Contents of data.json.
         potential: With its initial weights, on the CPU.
     """
@@ -56,6 +57,7 @@ class Prepared:
     split: Split
     graphs: dict[str, GraphDataset]
     statistics: Statistics
+    config: TrainConfig
     description: dict[str, Any]
     potential: Potential
 
@@ -94,6 +96,7 @@ def train(
         torch.set_num_threads(config.hardware.threads)
     try:
         prepared = prepare(config)
+        config = prepared.config
         if is_main:
             if resume:
                 run_folder.check_same_data(folder, prepared.description)
@@ -105,10 +108,9 @@ def train(
                 _announce(config, prepared, folder)
         display = make_display() if show_progress and is_main else None
         # Lightning takes seconds to import; mistakes in settings and data are reported before.
-        from training.fit import fit
+        from training.fit import fit, quiet_lightning
 
-        with warnings.catch_warnings():
-            _silence_lightning()
+        with quiet_lightning():
             result = fit(
                 prepared.potential,
                 prepared.graphs["train"],
@@ -137,17 +139,11 @@ def prepare(config: TrainConfig) -> Prepared:
         split.isolated_atoms,
         config.dataset.reference_energies,
     )
-    # The seed fixes the weights without touching the random state of the caller's program.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        potential = build_potential(
-            architecture(config.model),
-            statistics.species,
-            energy_scale=statistics.energy_scale,
-            reference_energies=statistics.reference_energies,
-            avg_neighbors=statistics.avg_neighbors,
-            dtype=getattr(torch, config.hardware.precision),
-        )
+    start = choose_start(config, statistics.species, statistics.avg_neighbors)
+    config = resolve(config, start, len(split.train))
+    potential = initial_potential(config, start, statistics, graphs["train"])
+    references = potential.readout.reference_energies.tolist()
+    fitted_to_rest = start.weights is not None and statistics.reference_source == LEAST_SQUARES
     description = {
         "source": split.source,
         "sha256": data_hash([*split.train, *split.valid, *split.test]),
@@ -156,12 +152,15 @@ def prepare(config: TrainConfig) -> Prepared:
         "notes": split.notes,
         "warnings": list(split.warnings),
         "elements": statistics.species,
-        "reference_energies_eV": {str(z): e for z, e in statistics.reference_energies.items()},
-        "reference_energies_from": statistics.reference_source,
+        "reference_energies_eV": dict(zip(map(str, potential.species), references, strict=True)),
+        "reference_energies_from": statistics.reference_source
+        + (", of what the starting weights leave" if fitted_to_rest else ""),
+        "start": start.reason,
+        "architecture": potential.architecture,
         "forces_rms_eV_per_A": statistics.energy_scale,
         "neighbors_per_atom": statistics.avg_neighbors,
     }
-    return Prepared(split, graphs, statistics, description, potential)
+    return Prepared(split, graphs, statistics, config, description, potential)
 
 
 def _finish(
@@ -203,16 +202,6 @@ def _accelerator(hardware: HardwareConfig) -> str:
     return chosen
 
 
-def _silence_lightning() -> None:
-    """Keep Lightning's advice to programmers from the user's screen."""
-    import logging
-
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-
-
 def _announce(config: TrainConfig, prepared: Prepared, folder: RunFolder) -> None:
     from ase.data import chemical_symbols
 
@@ -223,6 +212,7 @@ def _announce(config: TrainConfig, prepared: Prepared, folder: RunFolder) -> Non
         f"{prepared.split.source}: {frames['train']} training, {frames['valid']} validation, "
         f"{frames['test']} test frames ({elements})"
     )
-    print(f"{config.model.name} with {parameters:,} parameters -> {folder.path}", flush=True)
+    print(f"{config.model.name} with {parameters:,} parameters -> {folder.path}")
+    print(f"starting from {prepared.description['start']}", flush=True)
     for warning in prepared.split.warnings:
         print(f"note: {warning}", flush=True)

@@ -15,12 +15,17 @@ MAY_CHANGE = {
     "name",
     "output",
     "training.epochs",
+    "training.minutes",
     "hardware.accelerator",
     "hardware.devices",
     "hardware.strategy",
     "hardware.threads",
+    "hardware.compile",
 }
 """Keys that may differ when a run is resumed."""
+
+UNSAID = {"start": "auto", "training.learning_rate": None}
+"""Values that stand for what a run found best when it began."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ def reopen(config: TrainConfig) -> RunFolder:
     if not folder.config.is_file():
         raise ConfigError(f"no run to resume in {folder.path}: leave --resume out to start one")
     changed = changed_keys(folder.read_config(), config)
-    refused = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+    refused = {
+        key: values
+        for key, values in changed.items()
+        if key not in MAY_CHANGE and (key, values[1]) not in UNSAID.items()
+    }
     if refused:
         lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
         raise ConfigError(
@@ -150,7 +159,13 @@ def reopen(config: TrainConfig) -> RunFolder:
             "(but for its precision) may change on resume:\n" + "\n".join(lines)
         )
     summary = folder.read_summary().get("train", {})
-    if summary.get("stopped") == "complete" and summary["epochs"] >= config.training.epochs:
+    if summary.get("stopped") == "complete" and config.training.minutes is not None:
+        if "training.minutes" not in changed:
+            raise ConfigError(
+                f"{folder.path} is complete after {config.training.minutes:g} minutes: raise "
+                f"training.minutes to train on, such as minutes={2 * config.training.minutes:g}"
+            )
+    elif summary.get("stopped") == "complete" and summary["epochs"] >= config.training.epochs:
         raise ConfigError(
             f"{folder.path} is complete after {summary['epochs']} epochs: raise training.epochs to train "
             "on, such as epochs=" + str(2 * int(summary["epochs"]))

@@ -9,6 +9,8 @@ from forcefield.errors import ConfigError, DataError
 from forcefield.readout import fit_reference_energies
 from training.datasets.frames import Frame
 
+LEAST_SQUARES = "least squares over the training frames"
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -60,7 +62,7 @@ def collect_statistics(
     else:
         numbers = [frame.atomic_numbers for frame in frames]
         references = fit_reference_energies(numbers, [frame.energy for frame in frames])
-        source = "least squares over the training frames"
+        source = LEAST_SQUARES
     return Statistics(species, references, source, scale, avg_neighbors)
 
 

@@ -1,6 +1,7 @@
 """``train-potential`` and ``export-potential`` as a user calls them, on real ethanol and on own data."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     *("train=20", "valid=6", "test=8", "epochs=4", "validate_every=1", "batch_size=5"),
     *("layers=1", "features=8", "channels=2", "lmax=2", "threads=1", "accelerator=cpu"),
+    "compile=false",
 ]
 
 
@@ -306,6 +308,25 @@ class TestInterruption:
             yaml.safe_load((tmp_path / "longer" / "config.yaml").read_text())["training"]["epochs"]
             == 6
         )
+
+    def test_a_run_of_given_time_ends_by_then_and_can_be_given_more(self, tmp_path):
+        keys = ("name=timed", "minutes=0.06", "epochs=1")
+        folder = run_quietly(tmp_path, *keys).folder
+        summary = json.loads(folder.summary.read_text())
+        rows = read_history(folder.log)
+        assert summary["train"]["stopped"] == "complete"
+        assert 1 < summary["train"]["epochs"] == len(rows)
+        assert rows[-1]["seconds"] < 3.6 + 2 * max(np.diff([0.0] + [r["seconds"] for r in rows]))
+        rates = [row["learning_rate"] for row in rows[2:]]
+        assert all(a > b for a, b in itertools.pairwise(rates))
+        assert rates[-1] < 0.2 * max(rates)
+        with pytest.raises(ConfigError, match=r"complete after 0\.06 minutes.*minutes=0\.12"):
+            run_quietly(tmp_path, *keys, resume=True)
+        run_quietly(tmp_path, "name=timed", "minutes=0.09", "epochs=1", resume=True)
+        longer = read_history(folder.log)
+        assert len(longer) > len(rows)
+        assert [r["epoch"] for r in longer] == list(range(1, len(longer) + 1))
+        assert longer[-1]["seconds"] > rows[-1]["seconds"]
 
     def test_early_stopping(self, tmp_path):
         # A learning rate this high makes the validation loss rise.

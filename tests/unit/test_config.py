@@ -42,6 +42,13 @@ def test_overrides_take_full_names_last_parts_and_sections():
     assert config.model.name == "egnn"
 
 
+def test_epochs_replace_the_minutes_of_a_preset():
+    assert load_config("rmd17-aspirin").training.minutes == 15
+    assert load_config("rmd17-aspirin", ["epochs=7"]).training.minutes is None
+    both = load_config("rmd17-aspirin", ["epochs=7", "minutes=2"]).training
+    assert both.minutes == 2
+
+
 def test_last_parts_of_keys_are_unambiguous():
     leaves = [key.path.rpartition(".")[2] for key in config_keys()]
     repeated = {leaf for leaf in leaves if leaves.count(leaf) > 1}

@@ -379,3 +379,18 @@ def test_code_of_the_documentation(ethanol, tmp_path, monkeypatch):
     assert names["slow"].shape == (200, 2)
     timescales = names["timescales"]
     assert timescales[0] >= timescales[1] > 0
+
+
+def test_pretrained_weights_featurise_without_a_potential_of_ones_own():
+    positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    water = Structure(positions, np.array([8, 1, 1]))
+    trajectory = random_walk(water, frames=3)
+    features = TrajectoryFeaturizer.pretrained(dtype=torch.float64).transform(trajectory)
+    assert features.scalars.shape[:2] == (3, 3)
+    assert features.vectors.shape[:3] == (3, 3, 3)
+    turn = Rotation.from_rotvec([0.3, -1.0, 0.5])
+    turned = trajectory[:]
+    turned.xyz = (trajectory.xyz.reshape(-1, 3) @ turn.as_matrix().T).reshape(3, 3, 3)
+    again = TrajectoryFeaturizer.pretrained(dtype=torch.float64).transform(turned)
+    np.testing.assert_allclose(again.scalars, features.scalars, rtol=0, atol=1e-4)
+    assert np.abs(features.scalars[0] - features.scalars[1]).max() > 1e-3

@@ -88,7 +88,7 @@ def test_cosine_rises_then_falls_to_the_final_rate():
 
 def test_warmup_is_at_most_a_tenth_of_a_short_run():
     rate = LearningRate(TrainingConfig(warmup_steps=1000), total_steps=50)
-    assert rate.at(5) == pytest.approx(rate.config.learning_rate)
+    assert rate.at(5) == pytest.approx(rate.peak)
 
 
 def test_plateau_falls_only_when_the_loss_stalls_and_survives_a_restart():

@@ -1,0 +1,50 @@
+"""The time that a run has taken, over all its sessions, and the end of a run that has been given a time."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class Clock(pl.Callback):
+    """Measures training time, and ends a run of given length.
+
+    Args:
+        minutes: Ends training after the last validated epoch before; None: never.
+        every: Epochs between validations: the steps in which a run can end.
+    """
+
+    def __init__(self, minutes: float | None, every: int) -> None:
+        self.minutes = minutes
+        self.every = every
+        self.before = 0.0
+        self._started: float | None = None
+        self._marks: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, earlier sessions included."""
+        return self.before + (time.monotonic() - self._started if self._started else 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._started = time.monotonic()
+        self._marks = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End the run if the epochs up to the next validation would take it past its end."""
+        if self.minutes is None or (trainer.current_epoch + 1) % self.every:
+            return
+        self._marks.append(self.seconds)
+        # The first epochs may have taken a compilation, too, and say little about the next ones.
+        interval = self._marks[-1] - self._marks[-2] if len(self._marks) > 1 else 0.0
+        if self._marks[-1] + interval > 60.0 * self.minutes:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Training time so far, seconds."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.before = state_dict["seconds"]

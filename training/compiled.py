@@ -1,0 +1,172 @@
+"""A whole training step as one compiled function: loss, its parts, and the gradients of all weights.
+
+Forces are a derivative of the energy, and their loss is differentiated once more; ``torch.compile``
+cannot follow a second derivative through its own. So the step is first unrolled by tracing into one
+flat graph without any derivative left in it (``make_fx``), and that graph is what torch compiles:
+some thousand small operations become some dozens of fused loops. Numbers of atoms, pairs and
+structures stay free, so that one compilation serves every batch; torch keeps it on disk for the
+next run of the same architecture.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from forcefield import AtomicGraph, Potential
+from forcefield.errors import ForceFieldError
+from training.graphs import LabelledGraph
+
+Losses = Callable[[dict[str, Tensor], LabelledGraph], tuple[Tensor, Tensor]]
+"""From a potential's output and the labels to the loss and to sums that are only reported."""
+
+FREE_AXES = (0, 0, 1, 0, 0, 0, 0, 0, 0)
+"""The axis of each of a batch's tensors whose length differs from batch to batch."""
+
+TABLES_OF_ELEMENTS = (
+    "embedding.weight",
+    "initial_species.weight",
+    "scale",
+    "reference_energies",
+    "each_species",
+)
+"""Weights and constants with a row for each element; their number stays free, too."""
+
+
+class CompilationError(ForceFieldError):
+    """The training step could not be compiled."""
+
+
+class CompiledStep:
+    """Evaluates a loss and leaves its gradients to ``backward``, all in one compiled function.
+
+    Args:
+        potential: Its parameters are read at every call.
+        losses: What to compute from the potential's output.
+        backend: Of ``torch.compile``.
+    """
+
+    def __init__(self, potential: Potential, losses: Losses, backend: str = "inductor") -> None:
+        self.parameters = dict(potential.named_parameters())
+        self.buffers = dict(potential.named_buffers())
+
+        def step(
+            parameters: list[Tensor], buffers: list[Tensor], data: list[Tensor]
+        ) -> list[Tensor]:
+            batch = as_batch(data)
+            state = dict(zip(self.parameters, parameters, strict=True))
+            state |= dict(zip(self.buffers, buffers, strict=True))
+            output = functional_call(potential, state, batch.graph.tensors())
+            loss, sums = losses(output, batch)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            return [loss.detach(), sums, *gradients]
+
+        potential.train()
+        graph = _unroll(step, self.parameters, self.buffers)
+        self.compiled = torch.compile(graph, fullgraph=True, backend=backend)
+
+    def __call__(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
+        """Loss, ready for ``backward``, and the reported sums.
+
+        Args:
+            batch: At least two structures: torch compiles anew for a single one.
+
+        Raises:
+            CompilationError: torch could not compile it.
+        """
+        data = as_tensors(batch)
+        weights = [p.detach() for p in self.parameters.values()]
+        constants = list(self.buffers.values())
+        for tensor, axis in zip(data, FREE_AXES, strict=True):
+            torch._dynamo.mark_dynamic(tensor, axis)
+        for name, tensor in zip(
+            [*self.parameters, *self.buffers], [*weights, *constants], strict=True
+        ):
+            if name.endswith(TABLES_OF_ELEMENTS):
+                torch._dynamo.mark_dynamic(tensor, 0)
+        try:
+            with torch.no_grad():
+                loss, sums, *gradients = self.compiled(weights, constants, data)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CompilationError(
+                f"the training step could not be compiled: {reason}. It takes a C++ compiler and "
+                "Python's header files; hardware.compile=false does without"
+            ) from error
+        return _KnownGradients.apply(loss, gradients, *self.parameters.values()), sums
+
+
+class _KnownGradients(torch.autograd.Function):
+    """A loss whose gradients were computed with it."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor | None, ...]:
+        factor = scale[0]
+        return None, None, *torch._foreach_mul(ctx.gradients, factor.to(ctx.gradients[0].dtype))
+
+
+def as_tensors(batch: LabelledGraph) -> list[Tensor]:
+    """A batch's tensors, in the order of :data:`FREE_AXES`."""
+    return [*batch.graph.tensors(), batch.energy, batch.forces, batch.num_atoms]
+
+
+def as_batch(tensors: Sequence[Tensor]) -> LabelledGraph:
+    """The batch of :func:`as_tensors`."""
+    return LabelledGraph(AtomicGraph(*tensors[:6]), *tensors[6:])
+
+
+def _unroll(
+    step: Callable[..., list[Tensor]],
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+) -> GraphModule:
+    """Trace a step on placeholders: weights of fixed shape, data of free length."""
+    atoms, pairs, structures = 7, 11, 3
+    device = next(iter(parameters.values())).device
+    double: dict[str, Any] = {"dtype": torch.float64, "device": device}
+    index: dict[str, Any] = {"dtype": torch.int64, "device": device}
+    data = [
+        torch.ones(atoms, 3, **double),
+        torch.ones(atoms, **index),
+        torch.zeros(2, pairs, **index),
+        torch.zeros(pairs, 3, **double),
+        torch.zeros(structures, 3, 3, **double),
+        torch.zeros(atoms, **index),
+        torch.zeros(structures, **double),
+        torch.zeros(atoms, 3, **double),
+        torch.ones(structures, **double),
+    ]
+    shapes = ShapeEnv(duck_shape=False)
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+
+    def placeholder(tensor: Tensor, free_axis: int | None) -> Tensor:
+        sizes = [DimDynamic.STATIC] * tensor.ndim
+        if free_axis is not None:
+            sizes[free_axis] = DimDynamic.DYNAMIC
+        return mode.from_tensor(
+            tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)
+        )
+
+    def table(name: str) -> int | None:
+        return 0 if name.endswith(TABLES_OF_ELEMENTS) else None
+
+    graph = make_fx(step, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        [placeholder(p.detach().requires_grad_(True), table(n)) for n, p in parameters.items()],
+        [placeholder(b, table(n)) for n, b in buffers.items()],
+        [placeholder(t, axis) for t, axis in zip(data, FREE_AXES, strict=True)],
+    )
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph

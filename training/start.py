@@ -1,0 +1,147 @@
+"""What training starts from: random weights, the pretrained backbone, or weights of one's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ase.data import chemical_symbols
+
+from forcefield import Potential, build_potential, load_potential
+from forcefield.checkpoint import read_header
+from forcefield.errors import ConfigError
+from forcefield.pretrained import BACKBONE
+from forcefield.readout import fit_reference_energies, reference_energies_in_order
+from forcefield.transfer import restrict_species, shift_reference_energies
+from training.config import TrainConfig, architecture
+from training.evaluate import predict
+from training.graphs import GraphDataset
+from training.schedule import FROM_RANDOM_WEIGHTS
+from training.statistics import LEAST_SQUARES, Statistics
+
+FROM_TRAINED_WEIGHTS, WITH_FEW_FRAMES, MANY_FRAMES = 1e-3, 2.5e-4, 200
+"""Largest learning rates from trained weights: with few frames less of what they know is overwritten."""
+
+MUCH_DENSER = 4.0
+
+FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES = 200, 10_000
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        weights: File of the weights, None for random ones.
+        reason: Why so, in words.
+    """
+
+    weights: Path | None
+    reason: str
+
+
+def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float = 0.0) -> Start:
+    """Decide what to start from.
+
+    Args:
+        config: ``start`` and the model.
+        species: Atomic numbers of the training frames.
+        neighbors: Their neighbours per atom: nothing that was learned in molecules is taken by itself
+            to much denser matter.
+
+    Raises:
+        ConfigError: The weights that were asked for do not fit the elements or the model.
+        CheckpointError: No such weights.
+    """
+    if config.start == "scratch":
+        return Start(None, "random weights, as start=scratch says")
+    path = BACKBONE if config.start in ("auto", "pretrained") else Path(config.start)
+    if path.is_dir():
+        path = path / "potential.safetensors"
+    obstacle = _obstacle(config, species, path)
+    if obstacle is None and config.start == "auto":
+        obstacle = _density(neighbors, path)
+    if obstacle is None:
+        return Start(path, f"the weights of {path.name}")
+    if config.start == "auto":
+        return Start(None, f"random weights, because {obstacle}")
+    raise ConfigError(f"start={config.start}: {obstacle}; or set start=scratch")
+
+
+def _obstacle(config: TrainConfig, species: Sequence[int], path: Path) -> str | None:
+    """Why these weights do not fit, None if they do."""
+    header = read_header(path)
+    unknown = [chemical_symbols[z] for z in species if z not in header["species"]]
+    if unknown:
+        known = ", ".join(chemical_symbols[z] for z in header["species"])
+        return f"{path.name} knows {known}, not {', '.join(unknown)}"
+    wanted = architecture(config.model)
+    differing = [
+        f"model.{key}={header['architecture'].get(key)} (now {value})"
+        for key, value in wanted.items()
+        if header["architecture"].get(key) != value
+    ]
+    if differing:
+        return f"{path.name} needs {', '.join(differing)}"
+    return None
+
+
+def _density(neighbors: float, path: Path) -> str | None:
+    usual = read_header(path)["architecture"]["avg_neighbors"]
+    if neighbors > MUCH_DENSER * usual:
+        return f"atoms have {neighbors:.0f} neighbours, and in what {path.name} saw {usual:.0f}"
+    return None
+
+
+def resolve(config: TrainConfig, start: Start, frames: int) -> TrainConfig:
+    """The configuration with what start and number of training frames decide filled in."""
+    rate = FROM_RANDOM_WEIGHTS
+    if start.weights is not None:
+        rate = FROM_TRAINED_WEIGHTS if frames >= MANY_FRAMES else WITH_FEW_FRAMES
+    training = config.training
+    if training.learning_rate is None:
+        training = training.model_copy(update={"learning_rate": rate})
+    if config.start == "auto":
+        name = "scratch" if start.weights is None else "pretrained"
+        config = config.model_copy(update={"start": name})
+    return config.model_copy(update={"training": training})
+
+
+def initial_potential(
+    config: TrainConfig, start: Start, statistics: Statistics, train: GraphDataset
+) -> Potential:
+    """Build the potential that training begins with.
+
+    Trained weights keep their energy scales. Their reference energies are fitted anew to what they
+    leave of the training energies, unless the data or the user give energies of isolated atoms.
+
+    Args:
+        config: Model, precision and seed.
+        start: From :func:`choose_start`.
+        statistics: Of the training frames.
+        train: The training frames.
+    """
+    dtype = getattr(torch, config.hardware.precision)
+    if start.weights is None:
+        # The seed fixes the weights without touching the random state of the caller's program.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return build_potential(
+                architecture(config.model),
+                statistics.species,
+                energy_scale=statistics.energy_scale,
+                reference_energies=statistics.reference_energies,
+                avg_neighbors=statistics.avg_neighbors,
+                dtype=dtype,
+            )
+    potential = restrict_species(load_potential(start.weights, dtype)[0], statistics.species)
+    if statistics.reference_source == LEAST_SQUARES:
+        chosen = train.thinned(FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES)
+        prediction = predict(potential, chosen, "cpu")
+        numbers = [item.graph.atomic_numbers.numpy() for item in chosen.items]
+        left = prediction.energy - prediction.predicted_energy
+        shift_reference_energies(potential, fit_reference_energies(numbers, left))
+    else:
+        values = reference_energies_in_order(potential.species, statistics.reference_energies)
+        potential.readout.reference_energies.copy_(torch.tensor(values, dtype=torch.float64))
+    return potential
