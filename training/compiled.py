@@ -8,7 +8,9 @@ structures stay free, so that one compilation serves every batch; torch keeps it
 next run of the same architecture.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,7 +97,10 @@ class CompiledStep:
             with torch.no_grad():
                 loss, sums, *gradients = self.compiled(weights, constants, data)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).strip().splitlines()[:2])
+            if _remove_truncated_library(reason):
+                torch._dynamo.reset()
+                return self(batch)
             raise CompilationError(
                 f"the training step could not be compiled: {reason}. It takes a C++ compiler and "
                 "Python's header files; hardware.compile=false does without"
@@ -125,6 +130,15 @@ def as_tensors(batch: LabelledGraph) -> list[Tensor]:
 def as_batch(tensors: Sequence[Tensor]) -> LabelledGraph:
     """The batch of :func:`as_tensors`."""
     return LabelledGraph(AtomicGraph(*tensors[:6]), *tensors[6:])
+
+
+def _remove_truncated_library(reason: str) -> bool:
+    """Remove a library that a compilation left half-written on the disk when it was interrupted."""
+    found = re.search(r"ImportError: (\S+\.so): file too short", reason)
+    if not found or not Path(found[1]).is_file():
+        return False
+    Path(found[1]).unlink()
+    return True
 
 
 def _unroll(

@@ -1,5 +1,9 @@
 """The step that is compiled gives the loss and the gradients of the one that is not."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -81,8 +85,22 @@ def test_without_a_compiler_training_goes_on_or_says_why(items, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_step(items):
-    module = make_module("hegnn")
+def test_compiled_step_and_what_an_interrupted_compilation_leaves(items, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    module = make_module("hegnn", layers=2)
     step = CompiledStep(module.potential, module.losses)
     for batch in (join(items[:3]), join(items[3:8])):
         assert_same_step(module, step, batch)
+    library = next(path for path in tmp_path.rglob("*.main.so") if path.is_file())
+    # In this process the library is loaded; one that starts anew meets half a file.
+    program = (
+        "from tests.unit.test_compiled import *\n"
+        "split = load_split('rmd17:ethanol', train=12, valid=0, test=0)\n"
+        "items = GraphDataset(split.train, cutoff=4.0).items\n"
+        "module = make_module('hegnn', layers=2)\n"
+        "step = CompiledStep(module.potential, module.losses)\n"
+        "assert_same_step(module, step, join(items[:3]))\n"
+    )
+    library.write_bytes(b"")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    assert library.stat().st_size > 0
