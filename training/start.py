@@ -144,4 +144,4 @@ def initial_potential(
     else:
         values = reference_energies_in_order(potential.species, statistics.reference_energies)
         potential.readout.reference_energies.copy_(torch.tensor(values, dtype=torch.float64))
-    return potential
+    return potential.train()

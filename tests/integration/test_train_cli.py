@@ -508,6 +508,22 @@ def test_training_lowers_the_force_error(tmp_path):
     assert rows[-1]["valid_forces_mae_meV_per_A"] < 0.35 * rows[0]["train_forces_mae_meV_per_A"]
 
 
+def test_training_starts_from_the_pretrained_weights_and_from_those_of_a_run(tmp_path):
+    keys = ["dataset=rmd17:ethanol", "train=20", "valid=6", "test=8", "threads=1", "compile=false"]
+
+    def force_error(*more: str) -> float:
+        settings = load_config(None, [*keys, "epochs=3", f"output={tmp_path}", *more])
+        result = train(settings, show_progress=False)
+        assert load_exported(result.folder.exported).species == [1, 6, 8]
+        return result.summary["test"]["forces_mae_meV_per_A"]
+
+    scratch = force_error("name=scratch", "start=scratch")
+    pretrained = force_error("name=pretrained")
+    assert pretrained < 0.5 * scratch
+    again = force_error("name=again", f"start={tmp_path / 'pretrained'}", "learning_rate=1e-5")
+    assert again == pytest.approx(pretrained, rel=0.1)
+
+
 def test_a_run_without_any_epoch_cannot_be_exported(tmp_path):
     from training.export_cli import load_source
 
