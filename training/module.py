@@ -33,8 +33,8 @@ class ForceFieldModule(pl.LightningModule):
         total_steps: Optimiser steps of the whole run.
         clock: Knows how long the run has taken.
         validate_every: Epochs between validations.
-        compiled: Whether to run the step as one compiled function, see :mod:`training.compiled`: no,
-            if it can be compiled, or else not at all.
+        compiled: Whether to run the step as one compiled function, see :mod:`training.compiled`: ``no``;
+            ``try``, and go on without if it cannot be compiled; ``must``, and fail then.
     """
 
     def __init__(
