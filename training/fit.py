@@ -149,8 +149,9 @@ def fit(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice to programmers from the user's screen."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+    """Keep Lightning's and torch's advice to programmers from the user's screen."""
+    chatty = ("lightning.pytorch", "lightning.fabric", "lightning", "torch.utils.cpp_extension")
+    for name in chatty:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
