@@ -43,9 +43,13 @@ def assert_same_step(module: ForceFieldModule, step: CompiledStep, batch) -> Non
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     torch.testing.assert_close(sums, expected_sums, rtol=1e-5, atol=1e-7)
     found, expected = gradients(module, loss), gradients(module, expected_loss)
+    # The last bias has no effect, its gradient is what rounding leaves of terms of the others' size.
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-4 * scale + 1e-6)
+        torch.testing.assert_close(
+            found[name], gradient, rtol=0, atol=1e-4 * scale + 1e-6 * largest
+        )
 
 
 @pytest.mark.parametrize(("name", "loss", "layers"), [("hegnn", "mse", 2), ("egnn", "l1", 1)])
@@ -68,9 +72,8 @@ def test_the_step_sees_changed_weights(items):
     assert_same_step(module, step, batch)
 
 
-def test_without_a_compiler_training_goes_on_or_says_why(items, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+@torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True})
+def test_without_a_compiler_training_goes_on_or_says_why(items):
     module = make_module("egnn")
     module.compiled = "try"
     module.on_fit_start()
