@@ -171,11 +171,15 @@ def _finish(
     accelerator: str,
 ) -> dict[str, Any]:
     """Export, test, summarise, report."""
-    from training import finish, uncertainty
+    from training import finish, last_layer, uncertainty
 
     device = "cuda" if accelerator == "cuda" else "cpu"
     potential = prepared.potential.to(device).eval()
-    uncertainty.calibrate(potential, prepared.graphs, device)
+    parts: list[Any] = [prepared.graphs["train"], prepared.graphs["valid"]]
+    parts = [last_layer.rows(potential, part, device) if len(part) else None for part in parts]
+    if None not in parts:
+        parts = list(last_layer.refit(potential, *parts))
+    uncertainty.calibrate(potential, *parts)
     finish.save(potential, folder, prepared.description, config, result)
     predictions, errors = finish.test(potential, prepared.graphs, folder, device)
     summary = finish.summarize(folder, prepared.graphs, result, errors, device)

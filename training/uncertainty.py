@@ -15,7 +15,6 @@ from forcefield import Potential, export_potential, load_potential, save_potenti
 from forcefield.errors import ConfigError
 from forcefield.uncertainty import (
     Rows,
-    features_and_jacobian,
     fit_posterior,
     has_uncertainty,
     predict_uncertainty,
@@ -23,63 +22,35 @@ from forcefield.uncertainty import (
 from training.datasets import data_hash, load_split
 from training.evaluate import Predictions
 from training.graphs import GraphDataset, evaluation_batches
+from training.last_layer import BATCH_ATOMS, rows
 from training.run_folder import RunFolder, check_same_data
 
 FloatArray = NDArray[np.float64]
 
-FIT_FRAMES, FIT_ATOMS = 100, 2000
-"""Training frames, and atoms in them, that the posterior is fitted on, and as many for its
-calibration. Each atom makes three rows for some 64 unknowns: with 20 frames of ethanol or aspirin
-instead of 200 the rank correlations on their validation frames changed by 0.01."""
-
 TEST_FRAMES, TEST_ATOMS = 200, 5000
 """Test frames on which the estimates are compared with the errors."""
 
-BATCH_ATOMS = 500
-"""Atoms per batch: each of them is differentiated once for every feature."""
 
-
-def calibrate(
-    potential: Potential, graphs: dict[str, GraphDataset], device: torch.device | str
-) -> None:
+def calibrate(potential: Potential, train: Rows | None, valid: Rows | None) -> None:
     """Fit the error estimate of a trained potential, in place.
 
-    Takes seconds on one CPU core (ethanol 2, aspirin 8). Without validation frames, or with
-    predictions that are not finite, the potential is left without an estimate: engines that are
-    asked for one say so.
+    Without validation frames, or with predictions that are not finite, the potential is left without
+    an estimate: engines that are asked for one say so. With 20 frames of ethanol or aspirin instead of
+    200 the rank correlations on their validation frames changed by 0.01.
 
     Args:
-        potential: With its final weights, on the device.
-        graphs: The parts train and valid.
-        device: Where to evaluate.
+        potential: With its final weights.
+        train: Rows of those weights, see :func:`training.last_layer.rows`; None without frames.
+        valid: Likewise.
     """
     potential.posterior.clear()
-    if not len(graphs["valid"]):
+    if train is None or valid is None:
         return
     try:
-        factor, scales, _ = fit_posterior(
-            *(rows(potential, graphs[part], device) for part in ("train", "valid"))
-        )
+        factor, scales, _ = fit_posterior(train, valid)
     except ConfigError:
         return
     potential.posterior.set(factor, scales)
-
-
-def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str) -> Rows:
-    """Features, their derivatives and the errors, on a part of the frames; float64, on the CPU."""
-    frozen = _frozen(potential)
-    parts = []
-    for _, batch in evaluation_batches(dataset.thinned(FIT_FRAMES, FIT_ATOMS), BATCH_ATOMS):
-        moved = batch.to(device)
-        inputs = moved.graph.tensors()
-        prediction = frozen(*inputs)
-        tensors = (
-            *features_and_jacobian(frozen, *inputs),
-            prediction["energy"] - moved.energy,
-            prediction["forces"] - moved.forces,
-        )
-        parts.append([tensor.cpu() for tensor in tensors])
-    return Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def with_uncertainty(
@@ -98,7 +69,7 @@ def with_uncertainty(
     """
     if not has_uncertainty(potential):
         return predictions
-    frozen = _frozen(potential)
+    frozen = copy.deepcopy(potential).eval().requires_grad_(False)
     chosen = dataset.thinned(TEST_FRAMES, TEST_ATOMS)
     found = [
         predict_uncertainty(frozen, *batch.graph.to(device).tensors())
@@ -215,7 +186,11 @@ def add_to_run(folder: str | Path, device: torch.device | str = "cpu") -> None:
     check_same_data(run, {"source": split.source, "sha256": data_hash(every)})
     parts = {"train": split.train, "valid": split.valid}
     graphs = {name: GraphDataset(frames, potential.cutoff) for name, frames in parts.items()}
-    calibrate(potential.to(device), graphs, device)
+    potential.to(device)
+    calibrate(
+        potential,
+        *(rows(potential, part, device) if len(part) else None for part in graphs.values()),
+    )
     if not has_uncertainty(potential):
         raise ConfigError(
             f"no error estimate for {run.path}: it needs validation frames (dataset.valid is not 0) "
@@ -223,8 +198,3 @@ def add_to_run(folder: str | Path, device: torch.device | str = "cpu") -> None:
         )
     save_potential(potential, run.weights, header)
     export_potential(potential, run.exported, header)
-
-
-def _frozen(potential: Potential) -> Potential:
-    """A copy for evaluation, whose parameters are not differentiated."""
-    return copy.deepcopy(potential).eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from training import finish, load_config, train
 from training.datasets import load_split
 from training.evaluate import Predictions, predict
 from training.graphs import GraphDataset
+from training.last_layer import rows
 from training.report import uncertainty_section
 from training.uncertainty import (
     Comparison,
@@ -85,8 +86,7 @@ class TestFiles:
     def test_no_validation_frames_no_estimate(self, run, split):
         potential, _ = load_potential(run / "potential.safetensors")
         assert has_uncertainty(potential)
-        graphs = {"train": GraphDataset(split.train, 5.0), "valid": GraphDataset([], 5.0)}
-        calibrate(potential, graphs, "cpu")
+        calibrate(potential, rows(potential, GraphDataset(split.train[:2], 5.0), "cpu"), None)
         assert not has_uncertainty(potential)
 
     def test_no_estimate_for_a_run_without_validation_frames(self, tmp_path):

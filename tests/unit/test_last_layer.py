@@ -1,0 +1,65 @@
+"""The last layer in closed form: what it mends, and when it keeps its hands off."""
+
+import numpy as np
+import pytest
+import torch
+
+from forcefield import Potential, load_potential
+from forcefield.pretrained import BACKBONE
+from forcefield.transfer import restrict_species
+from training.datasets.frames import Frame
+from training.evaluate import predict
+from training.graphs import GraphDataset
+from training.last_layer import refit, rows
+
+
+@pytest.fixture(scope="module")
+def trained() -> Potential:
+    return restrict_species(load_potential(BACKBONE)[0], [1, 6, 8]).eval()
+
+
+def labelled(potential: Potential, structure, count: int, seed: int, shift: float) -> GraphDataset:
+    """Rattled structures with the potential's own labels: energies shifted by eV, noisy forces."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for k in range(count):
+        moved = structure.positions + 0.05 * rng.normal(size=structure.positions.shape)
+        values = structure.moved(moved).evaluate(potential)
+        forces = values["forces"] + 0.01 * rng.normal(size=moved.shape)
+        energy = float(values["energy"][0]) + shift + 0.001 * rng.normal()
+        frames.append(Frame(structure.numbers, moved, energy, forces, source=f"frame {k}"))
+    return GraphDataset(frames, potential.cutoff)
+
+
+def test_a_shift_of_all_energies_goes_at_little_cost_of_forces(trained, ethanol):
+    train, valid = labelled(trained, ethanol, 30, 0, 0.1), labelled(trained, ethanol, 20, 1, 0.1)
+    test = labelled(trained, ethanol, 20, 2, 0.1)
+    before = predict(trained, test, "cpu").errors()
+    assert before["energy_mae_meV"] == pytest.approx(100.0, abs=1.0)
+    refitted = restrict_species(trained, [1, 6, 8]).eval()
+    parts = refit(refitted, rows(refitted, train, "cpu"), rows(refitted, valid, "cpu"))
+    after = predict(refitted, test, "cpu").errors()
+    assert after["energy_mae_meV"] < 2.0
+    assert after["forces_mae_meV_per_A"] < 1.15 * before["forces_mae_meV_per_A"]
+    # The rows that come back are those of the new weights.
+    again = rows(refitted, valid, "cpu")
+    torch.testing.assert_close(parts[1].energy_errors, again.energy_errors, rtol=0.0, atol=2e-5)
+    torch.testing.assert_close(parts[1].forces_errors, again.forces_errors, rtol=0.0, atol=2e-5)
+
+
+def test_nothing_changes_where_the_validation_frames_disagree(trained, ethanol):
+    train, valid = labelled(trained, ethanol, 10, 0, 0.5), labelled(trained, ethanol, 10, 1, 0.0)
+    potential = restrict_species(trained, [1, 6, 8]).eval()
+    before = [weight.clone() for weight in potential.parameters()]
+    given = rows(potential, train, "cpu"), rows(potential, valid, "cpu")
+    assert refit(potential, *given) == given
+    assert all(torch.equal(a, b) for a, b in zip(before, potential.parameters(), strict=True))
+
+
+def test_errors_that_are_not_finite_change_nothing(trained, ethanol):
+    potential = restrict_species(trained, [1, 6, 8]).eval()
+    part = rows(potential, labelled(potential, ethanol, 3, 0, 0.1), "cpu")
+    part.energy_errors[0] = float("nan")
+    before = potential.readout.network[2].weight.clone()
+    refit(potential, part, part)
+    assert torch.equal(before, potential.readout.network[2].weight)

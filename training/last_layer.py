@@ -1,0 +1,123 @@
+"""The readout's last layer in closed form, after the network before it was trained.
+
+Energies and forces are linear in the last layer's weights (:mod:`forcefield.uncertainty`), so the
+weights that fit the training frames best are one linear system away. Steps along gradients do not
+get there in one direction above all: a shift of all energies costs the loss next to nothing beside
+the forces, and it can take longer than the training to go away, in particular where reference
+energies are those of isolated atoms and training starts from weights of another level of theory.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from forcefield import Potential
+from forcefield.uncertainty import Rows, features_and_jacobian
+from training.graphs import GraphDataset, evaluation_batches
+
+FIT_FRAMES, FIT_ATOMS = 100, 2000
+"""Training frames, and atoms in them, that the last layer and its posterior are fitted on, and as many
+to choose by. Each atom makes three rows for some 64 unknowns."""
+
+BATCH_ATOMS = 500
+"""Atoms per batch: each of them is differentiated once for every feature."""
+
+RIDGES = tuple(10.0**power for power in range(-10, 1))
+"""Strengths of the pull towards the trained weights, in units of the trace of the normal matrix."""
+
+AS_GOOD = 1.005
+"""Validation losses within this factor of each other count as equal."""
+
+ROUNDS = 10
+
+
+def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str) -> Rows:
+    """Features, their derivatives and the errors, on a part of the frames; float64, on the CPU."""
+    frozen = copy.deepcopy(potential).eval().requires_grad_(False)
+    parts = []
+    for _, batch in evaluation_batches(dataset.thinned(FIT_FRAMES, FIT_ATOMS), BATCH_ATOMS):
+        moved = batch.to(device)
+        inputs = moved.graph.tensors()
+        prediction = frozen(*inputs)
+        tensors = (
+            *features_and_jacobian(frozen, *inputs),
+            prediction["energy"] - moved.energy,
+            prediction["forces"] - moved.forces,
+        )
+        parts.append([tensor.cpu() for tensor in tensors])
+    return Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:
+    """Move the last layer's weights to where they fit best, in place, if validation frames agree.
+
+    Minimises Σ (ΔE / ε_E)² + Σ (ΔF / ε_F)² + s² |w - w0|² over the training rows, where ε are the root
+    mean square errors of the validation frames with the weights w0 so far; the validation frames
+    choose s², and whether anything is changed at all. Repeated while that makes the errors smaller:
+    a shift of the energies hides at first how exact they are but for it.
+
+    Args:
+        potential: Trained.
+        train: From :func:`rows`, of the same potential.
+        valid: Likewise.
+
+    Returns:
+        The rows with the errors of the new weights.
+    """
+    for _ in range(ROUNDS):
+        change = _best_change(train, valid)
+        if change is None:
+            break
+        with torch.no_grad():
+            potential.readout.network[2].get_parameter("weight").add_(
+                change.to(potential.readout.scale)
+            )
+        train, valid = moved(train, change), moved(valid, change)
+    return train, valid
+
+
+def _best_change(train: Rows, valid: Rows) -> Tensor | None:
+    """Change of the last weights (k,), None if the validation frames are not better for any."""
+    noise = (_mean_square(valid.energy_errors), _mean_square(valid.forces_errors))
+    precision, gradient = _normal_equations(train, noise)
+    if not bool(torch.isfinite(precision).all() and torch.isfinite(gradient).all()):
+        return None
+    values, directions = torch.linalg.eigh(precision)
+    trace = values.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    changes = [
+        -directions @ ((directions.T @ gradient) / (values.clamp(min=0.0) + ridge * trace))
+        for ridge in RIDGES
+    ]
+    losses = [_loss(moved(valid, change), noise) for change in changes]
+    if min(losses) * AS_GOOD >= _loss(valid, noise):
+        return None
+    # The strongest ridge that is as good: what need not change stays as it was trained.
+    return changes[max(k for k, loss in enumerate(losses) if loss <= AS_GOOD * min(losses))]
+
+
+def moved(part: Rows, change: Tensor) -> Rows:
+    """The rows with the errors that the last weights have after a change (k,)."""
+    return Rows(
+        part.features,
+        part.jacobian,
+        part.energy_errors + part.features @ change,
+        part.forces_errors + part.jacobian @ change,
+    )
+
+
+def _normal_equations(part: Rows, noise: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Matrix (k, k) and gradient (k,) of half the weighted sum of squares at no change."""
+    jacobian = part.jacobian.flatten(0, 1)
+    precision = part.features.T @ part.features / noise[0] + jacobian.T @ jacobian / noise[1]
+    gradient = part.features.T @ part.energy_errors / noise[0]
+    return precision, gradient + jacobian.T @ part.forces_errors.flatten() / noise[1]
+
+
+def _loss(part: Rows, noise: tuple[Tensor, Tensor]) -> float:
+    energy = part.energy_errors.square().mean() / noise[0]
+    return float(energy + part.forces_errors.square().mean() / noise[1])
+
+
+def _mean_square(errors: Tensor) -> Tensor:
+    return errors.square().mean().clamp(min=torch.finfo(torch.float64).tiny)
