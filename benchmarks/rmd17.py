@@ -22,7 +22,7 @@ MOLECULES = (
 )
 
 
-def run(arguments: argparse.Namespace, seed: int, output: str) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, seed: int, output: str | Path) -> dict[str, Any]:
     """Train with one seed and describe the result in a flat row."""
     config = load_config(
         None,
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, seed: int, output: str) -> dict[str, Any]
             f"threads={arguments.threads}",
             f"seed={seed}",
             f"output={output}",
-            f"name=seed-{seed}",
+            f"name={arguments.molecule}-{arguments.train}-seed-{seed}",
             *arguments.set,
         ],
     )
@@ -82,11 +82,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--label", help="name of the row in tables, the model's if none is given")
     parser.add_argument("--out", type=Path, help="file that the rows are appended to")
+    parser.add_argument("--keep", type=Path, help="folder that keeps each run with its potential")
     parser.add_argument("--verbose", action="store_true", help="show the progress of training")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as output:
-            line = json.dumps(run(arguments, seed, output))
+        with tempfile.TemporaryDirectory() as temporary:
+            line = json.dumps(run(arguments, seed, arguments.keep or temporary))
         print(line, flush=True)
         if arguments.out:
             with arguments.out.open("a", encoding="utf-8") as file:

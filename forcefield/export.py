@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from forcefield.checkpoint import FORMAT, check_format_version, describe
 from forcefield.errors import CheckpointError, UnknownElementError
+from forcefield.graph import edge_vectors
 from forcefield.potential import Potential
 
 _HEADER = "hegnn-forcefield.json"
@@ -73,13 +75,51 @@ def quiet_torchscript() -> Iterator[None]:
         yield
 
 
+class Deployed(Potential):
+    """A potential for evaluation, whose derivative is unrolled: no autograd at any step.
+
+    ``forward`` takes and gives what :meth:`Potential.forward` does in evaluation mode; nothing that it
+    gives can be differentiated. ``atomic_energies`` and ``last_layer`` can.
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        # Tracing takes longer to import than a potential takes to load.
+        from forcefield.unrolled import for_torchscript, unroll
+
+        super().__init__(potential.representation, potential.readout, potential.species)
+        self.posterior = potential.posterior
+        self.derivatives = for_torchscript(unroll(potential))
+
+    def forward(
+        self,
+        positions: Tensor,
+        atomic_numbers: Tensor,
+        edge_index: Tensor,
+        cell_shifts: Tensor,
+        cell: Tensor,
+        batch: Tensor,
+        compute_stress: bool = False,
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch of structures; see :meth:`Potential.forward`."""
+        positions = positions.detach()
+        vectors = edge_vectors(positions, edge_index, cell_shifts, cell.detach(), batch)
+        vectors = vectors.to(self.readout.scale.dtype)
+        species = self.species_index.index_select(0, atomic_numbers)
+        interaction, gradient = self.derivatives(species, edge_index, vectors)
+        references = self.readout.reference_energies.index_select(0, species)
+        energies = interaction.to(torch.float64) + references
+        return self.collect(
+            energies, gradient, vectors, positions, edge_index, cell, batch, compute_stress
+        )
+
+
 def script(potential: Potential) -> torch.jit.ScriptModule:
-    """Compile a copy with TorchScript for evaluation, parameters frozen in place.
+    """Unroll a copy for evaluation and compile it with TorchScript.
 
     Parameters that require a gradient would make TorchScript's fuser run the model at half speed, so
     they do not.
     """
-    module = copy.deepcopy(potential).eval().requires_grad_(False)
+    module = Deployed(copy.deepcopy(potential).eval().requires_grad_(False)).eval()
     with quiet_torchscript():
         # The architecture, a dictionary of anything, is for Python only.
         warnings.filterwarnings("ignore", message=".*instance-level annotations.*")

@@ -101,23 +101,38 @@ class Potential(nn.Module):
 
         species = self.species_index.index_select(0, atomic_numbers)
         energies = self.atomic_energies(species, edge_index, vectors)
-        energy = energies.new_zeros(cell.shape[0]).index_add(0, batch, energies)
-
         gradients = torch.autograd.grad(
             [energies.sum()], [vectors], create_graph=self.training, retain_graph=self.training
         )
         gradient = gradients[0]
         if gradient is None:  # Never: for TorchScript, which types gradients as optional.
             gradient = torch.zeros_like(vectors)
-        gradient = gradient.to(positions.dtype)
-        forces = (
-            torch.zeros_like(positions)
-            .index_add(0, edge_index[1], gradient)
-            .index_add(0, edge_index[0], -gradient)
-        )
         if not self.training:
-            energies, energy = energies.detach(), energy.detach()
-        result = {"energy": energy, "energies": energies, "forces": forces}
+            energies, vectors = energies.detach(), vectors.detach()
+        return self.collect(
+            energies, gradient, vectors, positions, edge_index, cell, batch, compute_stress
+        )
+
+    def collect(
+        self,
+        energies: Tensor,
+        gradient: Tensor,
+        vectors: Tensor,
+        positions: Tensor,
+        edge_index: Tensor,
+        cell: Tensor,
+        batch: Tensor,
+        compute_stress: bool,
+    ) -> dict[str, Tensor]:
+        """From atomic energies (n,) and dE/dr_ij (e, 3) to the results of :meth:`forward`."""
+        gradient = gradient.to(positions.dtype)
+        result = {
+            "energy": energies.new_zeros(cell.shape[0]).index_add(0, batch, energies),
+            "energies": energies,
+            "forces": torch.zeros_like(positions)
+            .index_add(0, edge_index[1], gradient)
+            .index_add(0, edge_index[0], -gradient),
+        }
         if compute_stress:
             vectors = vectors.to(positions.dtype)
             virial = torch.zeros_like(cell).index_add(
@@ -126,10 +141,10 @@ class Potential(nn.Module):
                 (vectors.unsqueeze(2) * gradient.unsqueeze(1)).to(cell.dtype),
             )
             stress = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
-            stress = 0.5 * (stress + stress.transpose(1, 2))
-            result["stress"] = stress if self.training else stress.detach()
+            result["stress"] = 0.5 * (stress + stress.transpose(1, 2))
         return result
 
+    @torch.jit.export
     def atomic_energies(self, species: Tensor, edge_index: Tensor, vectors: Tensor) -> Tensor:
         """Energies of the atoms, (n,), float64, eV, from species indices (n,) and vectors (e, 3)."""
         # One atom of each species without neighbours rides along: its energy is the zero of the scale.

@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from forcefield import AtomicGraph, Potential
 from forcefield.errors import ForceFieldError
+from forcefield.unrolled import trace
 from training.graphs import LabelledGraph
 
 Losses = Callable[[dict[str, Tensor], LabelledGraph], tuple[Tensor, Tensor]]
@@ -162,25 +160,16 @@ def _unroll(
         torch.zeros(atoms, 3, **double),
         torch.ones(structures, **double),
     ]
-    shapes = ShapeEnv(duck_shape=False)
-    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-
-    def placeholder(tensor: Tensor, free_axis: int | None) -> Tensor:
-        sizes = [DimDynamic.STATIC] * tensor.ndim
-        if free_axis is not None:
-            sizes[free_axis] = DimDynamic.DYNAMIC
-        return mode.from_tensor(
-            tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)
-        )
 
     def table(name: str) -> int | None:
         return 0 if name.endswith(TABLES_OF_ELEMENTS) else None
 
-    graph = make_fx(step, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-        [placeholder(p.detach().requires_grad_(True), table(n)) for n, p in parameters.items()],
-        [placeholder(b, table(n)) for n, b in buffers.items()],
-        [placeholder(t, axis) for t, axis in zip(data, FREE_AXES, strict=True)],
+    return trace(
+        step,
+        (
+            [p.detach().requires_grad_(True) for p in parameters.values()],
+            list(buffers.values()),
+            data,
+        ),
+        ([table(n) for n in parameters], [table(n) for n in buffers], FREE_AXES),
     )
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
