@@ -20,7 +20,8 @@ class PolynomialEnvelope(nn.Module):
     """u(r) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2) with x = r / cutoff.
 
     It is 1 at r = 0, and exactly 0 from the cutoff on; value, first and second derivative go to zero
-    there, so energies are twice continuously differentiable.
+    there, so energies are twice continuously differentiable. Written as it is computed,
+    u = (1 - x)³ Σ_k (k+1)(k+2)/2 x^k with k = 0..p-1, which loses no digits near the cutoff.
 
     Args:
         cutoff: Å.
@@ -30,16 +31,16 @@ class PolynomialEnvelope(nn.Module):
     def __init__(self, cutoff: float, power: int = 6) -> None:
         super().__init__()
         self.cutoff = float(cutoff)
-        self.power = int(power)
+        self.coefficients = [0.5 * (k + 1) * (k + 2) for k in reversed(range(power))]
 
     def forward(self, distance: Tensor) -> Tensor:
         """Map distances (e, 1) in Å to weights (e, 1) between 0 and 1."""
-        # Clamping makes x = 1, hence a weight and a gradient of exactly zero, beyond the cutoff.
-        x = (distance / self.cutoff).clamp(max=1.0)
-        p = float(self.power)
-        polynomial = (p + 1.0) * (p + 2.0) / 2.0 - x * (p * (p + 2.0) - x * (p * (p + 1.0) / 2.0))
-        # Rounding leaves 1e-7 instead of 0 at x = 1.
-        return torch.where(x < 1.0, 1.0 - x.pow(self.power) * polynomial, torch.zeros_like(x))
+        x = distance / self.cutoff
+        polynomial = torch.full_like(x, self.coefficients[0])
+        for coefficient in self.coefficients[1:]:
+            polynomial = polynomial * x + coefficient
+        inside = torch.relu(1.0 - x)  # exactly zero beyond the cutoff, with its derivatives
+        return inside * inside * inside * polynomial
 
 
 class BesselBasis(nn.Module):

@@ -29,12 +29,13 @@ class ExportedPotential:
     """A potential as it runs in simulations.
 
     Attributes:
-        module: Scripted module with the signature of :meth:`forcefield.potential.Potential.forward`.
+        module: Scripted module with the signature of :meth:`forcefield.potential.Potential.forward`, or
+            the compiled one that stands in for it (:mod:`forcefield.compiled`).
         metadata: Header of the file: architecture, species, cutoff (Å), units, dtype, versions, and
             what was known of the training.
     """
 
-    module: torch.jit.ScriptModule
+    module: Any
     metadata: dict[str, Any]
 
     @property
@@ -119,8 +120,8 @@ def script(potential: Potential) -> torch.jit.ScriptModule:
     Parameters that require a gradient would make TorchScript's fuser run the model at half speed, so
     they do not.
     """
-    module = Deployed(copy.deepcopy(potential).eval().requires_grad_(False)).eval()
     with quiet_torchscript():
+        module = Deployed(copy.deepcopy(potential).eval().requires_grad_(False)).eval()
         # The architecture, a dictionary of anything, is for Python only.
         warnings.filterwarnings("ignore", message=".*instance-level annotations.*")
         return torch.jit.script(module)

@@ -8,15 +8,19 @@ what TorchScript interprets fastest and what a compiler can fuse.
 Shapes: atoms ``n``, edges ``e``; both stay free.
 """
 
+import copy
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
@@ -77,28 +81,76 @@ def unroll(potential: Potential) -> GraphModule:
         isolated atoms (n,), eV, and their sum's derivative with respect to the vectors (e, 3), eV/Å;
         all floating-point numbers have the type of the potential's parameters.
     """
-    weights = potential.readout.scale
-    no_edges = torch.zeros(2, 0, dtype=torch.int64, device=weights.device)
-    isolated, _ = potential.representation(
-        potential.each_species, no_edges, weights.new_zeros((0, 3))
+    module = _Derivatives(potential)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    key = (
+        json.dumps(potential.architecture),
+        len(potential.species),
+        potential.readout.scale.dtype,
     )
-
-    def derivatives(species: Tensor, edge_index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        points = vectors.detach().requires_grad_(True)
-        features, _ = potential.representation(species, edge_index, points)
-        energies = potential.readout.interaction(features, isolated, species)
-        return energies.detach(), torch.autograd.grad(energies.sum(), points)[0]
-
-    examples = (
-        torch.zeros(ATOMS, dtype=torch.int64, device=weights.device),
-        torch.zeros(2, PAIRS, dtype=torch.int64, device=weights.device),
-        weights.new_ones((PAIRS, 3)),
-    )
-    graph = trace(derivatives, examples, (0, 1, 0))
+    if key not in _TRACED or not potential.architecture:
+        _TRACED[key] = _trace_derivatives(module, tensors)
+    graph = copy.deepcopy(_TRACED[key])
+    _bind(graph, list(tensors.values()))
     _free_types_and_devices(graph)
     _fold_constants(graph)
     simplified = CSEPass()(graph)
     return graph if simplified is None else simplified.graph_module
+
+
+_TRACED: dict[tuple[str, int, torch.dtype], GraphModule] = {}
+"""Graphs by architecture: tracing takes seconds, and a program often has several potentials of one."""
+
+
+class _Derivatives(nn.Module):
+    """What is traced; its parameters and buffers are arguments then."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.representation = potential.representation
+        self.readout = potential.readout
+        self.register_buffer("each_species", potential.each_species)
+
+    def forward(
+        self, species: Tensor, edge_index: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        isolated, _ = self.representation(
+            self.each_species, edge_index.new_zeros((2, 0)), vectors.new_zeros((0, 3))
+        )
+        points = vectors.detach().requires_grad_(True)
+        features, _ = self.representation(species, edge_index, points)
+        energies = self.readout.interaction(features, isolated, species)
+        return energies.detach(), torch.autograd.grad(energies.sum(), points)[0]
+
+
+def _trace_derivatives(module: nn.Module, tensors: Mapping[str, Tensor]) -> GraphModule:
+    """A graph of (parameters and buffers, species, edge_index, vectors)."""
+
+    def derivatives(weights: Sequence[Tensor], *inputs: Tensor) -> Any:
+        return functional_call(module, dict(zip(tensors, weights, strict=True)), inputs)
+
+    some = next(module.parameters())
+    examples = (
+        list(tensors.values()),
+        torch.zeros(ATOMS, dtype=torch.int64, device=some.device),
+        torch.zeros(2, PAIRS, dtype=torch.int64, device=some.device),
+        some.new_ones((PAIRS, 3)),
+    )
+    return trace(derivatives, examples, ([None] * len(tensors), 0, 1, 0))
+
+
+def _bind(module: GraphModule, tensors: Sequence[Tensor]) -> None:
+    """Turn the first arguments of a graph into constants of the module."""
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for k, tensor in enumerate(tensors):
+        node = placeholders[k]
+        module.register_buffer(f"weight_{k}", tensor.detach())
+        with module.graph.inserting_before(node):
+            constant = module.graph.get_attr(f"weight_{k}")
+        node.replace_all_uses_with(constant)
+        module.graph.erase_node(node)
+    # The arguments came as a list and three tensors; three tensors are left.
+    module.graph.set_codegen(CodeGen())
 
 
 def _free_types_and_devices(module: GraphModule) -> None:
@@ -132,7 +184,9 @@ def _fold_constants(module: GraphModule) -> None:
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(name))
     graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
+    used = {node.target for node in graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in module.named_buffers() if name not in used]:
+        delattr(module, name)
     module.recompile()
 
 

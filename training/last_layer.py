@@ -26,6 +26,10 @@ BATCH_ATOMS = 500
 RIDGES = tuple(10.0**power for power in range(-10, 1))
 """Strengths of the pull towards the trained weights, in units of the trace of the normal matrix."""
 
+LARGEST_CHANGE = 0.5
+"""Largest change in units of the norm of the trained weights: large weights that cancel each other fit
+what single precision cannot compute."""
+
 AS_GOOD = 1.005
 """Validation losses within this factor of each other count as equal."""
 
@@ -65,20 +69,21 @@ def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:
     Returns:
         The rows with the errors of the new weights.
     """
+    weights = potential.readout.network[2].get_parameter("weight")
+    limit = LARGEST_CHANGE * float(torch.linalg.vector_norm(weights.detach()))
     for _ in range(ROUNDS):
-        change = _best_change(train, valid)
+        change = _best_change(train, valid, limit)
         if change is None:
             break
+        limit -= float(torch.linalg.vector_norm(change))
         with torch.no_grad():
-            potential.readout.network[2].get_parameter("weight").add_(
-                change.to(potential.readout.scale)
-            )
+            weights.add_(change.to(weights))
         train, valid = moved(train, change), moved(valid, change)
     return train, valid
 
 
-def _best_change(train: Rows, valid: Rows) -> Tensor | None:
-    """Change of the last weights (k,), None if the validation frames are not better for any."""
+def _best_change(train: Rows, valid: Rows, limit: float) -> Tensor | None:
+    """Change of the last weights (k,) of at most ``limit``, None if validation is not better for any."""
     noise = (_mean_square(valid.energy_errors), _mean_square(valid.forces_errors))
     precision, gradient = _normal_equations(train, noise)
     if not bool(torch.isfinite(precision).all() and torch.isfinite(gradient).all()):
@@ -89,6 +94,9 @@ def _best_change(train: Rows, valid: Rows) -> Tensor | None:
         -directions @ ((directions.T @ gradient) / (values.clamp(min=0.0) + ridge * trace))
         for ridge in RIDGES
     ]
+    changes = [change for change in changes if float(torch.linalg.vector_norm(change)) <= limit]
+    if not changes:
+        return None
     losses = [_loss(moved(valid, change), noise) for change in changes]
     if min(losses) * AS_GOOD >= _loss(valid, noise):
         return None

@@ -159,7 +159,8 @@ class TestFinishedRun:
         best = min(rows, key=lambda row: row["valid_loss"])
         assert best["epoch"] == summary["train"]["best_epoch"]
         assert summary["valid"]["forces_mae_meV_per_A"] == pytest.approx(
-            best["valid_forces_mae_meV_per_A"], rel=1e-3
+            best["valid_forces_mae_meV_per_A"],
+            rel=0.1,  # The last layer is fitted afterwards.
         )
         weights = states(folder)
         assert any(
@@ -236,8 +237,9 @@ class TestFinishedRun:
         one = load_exported(finished[0] / "potential.pt").module.state_dict()
         for path in (tmp_path / "a.pt", tmp_path / "cut-off" / "potential.pt"):
             other = load_exported(path).module.state_dict()
-            # A checkpoint holds weights; the error estimate is fitted when a run is finished.
-            names = [n for n in one if path.name == "a.pt" or not n.startswith("posterior")]
+            # A checkpoint holds weights; last layer and error estimate are fitted at the end of a run.
+            later = ("posterior", "readout.network.2.weight", "derivatives")
+            names = [n for n in one if path.name == "a.pt" or not n.startswith(later)]
             assert all(torch.equal(one[name], other[name]) for name in names)
 
     def test_exporting_something_else_is_refused(self, tmp_path):

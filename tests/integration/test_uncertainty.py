@@ -73,7 +73,9 @@ class TestFiles:
             np.testing.assert_allclose(found[0], energy, rtol=1e-3)
             np.testing.assert_allclose(found[1], forces, rtol=1e-3)
             found_energy = exported.module(*inputs)["energy"]
-            torch.testing.assert_close(found_energy, potential(*inputs)["energy"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                found_energy, potential(*inputs)["energy"], rtol=0, atol=1e-5
+            )
 
     def test_a_file_without_an_estimate_says_how_to_get_one(self, float32_potential, ethanol):
         with pytest.raises(CheckpointError, match=r"no error estimate.*add_to_run"):

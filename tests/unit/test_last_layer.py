@@ -32,10 +32,10 @@ def labelled(potential: Potential, structure, count: int, seed: int, shift: floa
 
 
 def test_a_shift_of_all_energies_goes_at_little_cost_of_forces(trained, ethanol):
-    train, valid = labelled(trained, ethanol, 30, 0, 0.1), labelled(trained, ethanol, 20, 1, 0.1)
-    test = labelled(trained, ethanol, 20, 2, 0.1)
+    train, valid = labelled(trained, ethanol, 30, 0, 0.02), labelled(trained, ethanol, 20, 1, 0.02)
+    test = labelled(trained, ethanol, 20, 2, 0.02)
     before = predict(trained, test, "cpu").errors()
-    assert before["energy_mae_meV"] == pytest.approx(100.0, abs=1.0)
+    assert before["energy_mae_meV"] == pytest.approx(20.0, abs=1.0)
     refitted = restrict_species(trained, [1, 6, 8]).eval()
     parts = refit(refitted, rows(refitted, train, "cpu"), rows(refitted, valid, "cpu"))
     after = predict(refitted, test, "cpu").errors()
