@@ -3,22 +3,26 @@
 Nothing heavy is imported until it is used: ``import calculators`` costs next to nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calculators.ase import PotentialCalculator
+    from calculators.batch import calculate_many
     from calculators.committee import CommitteeCalculator
+    from calculators.hessian import vibrations
 
-__all__ = ["CommitteeCalculator", "PotentialCalculator"]
+__all__ = ["CommitteeCalculator", "PotentialCalculator", "calculate_many", "vibrations"]
+
+_MODULES = {
+    "CommitteeCalculator": "committee",
+    "PotentialCalculator": "ase",
+    "calculate_many": "batch",
+    "vibrations": "hessian",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PotentialCalculator":
-        from calculators.ase import PotentialCalculator
-
-        return PotentialCalculator
-    if name == "CommitteeCalculator":
-        from calculators.committee import CommitteeCalculator
-
-        return CommitteeCalculator
+    if name in _MODULES:
+        return getattr(import_module(f"calculators.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'calculators' has no attribute {name!r}")

@@ -6,6 +6,7 @@
 Units are ASE's: Å, eV, eV/Å, eV/Å³.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from calculators.evaluator import DEFAULT_SKIN, Evaluation, Evaluator, open_potential
+from calculators.evaluator import (
+    DEFAULT_MAX_FORCE,
+    DEFAULT_SKIN,
+    Evaluation,
+    Evaluator,
+    check_max_force,
+    open_potential,
+)
+from calculators.hessian import hessian
+from calculators.loading import pack_potential, unpack_potential
 from forcefield.export import ExportedPotential
 from forcefield.uncertainty import check_uncertainty
 
@@ -95,13 +105,12 @@ class ForceFieldCalculator(Calculator):
             UnknownElementError: The structure holds an element that the potential does not know.
             InvalidStructureError: A position is not finite, or the cell is singular.
             NonFiniteForceError: The energy or a force is NaN or infinite.
+            AbsurdForceError: The force on an atom is larger than the calculator's ``max_force``.
             PropertyNotImplementedError: The stress was asked for without three periodic directions.
         """
         if atoms is not None:
             self._remember(atoms)
-        if self.atoms is None:
-            raise ValueError("calculate() needs a structure the first time it is called")
-        structure = self.atoms
+        structure = self._structure(None)
         periodic = bool(structure.pbc.all())
         if properties is not None and "stress" in properties:
             compute_stress = True
@@ -115,6 +124,13 @@ class ForceFieldCalculator(Calculator):
             self._stress_was_asked = False
         self.results = {}
         self.results = self.evaluate(structure, compute_stress, properties or [])
+
+    def _structure(self, atoms: Atoms | None) -> Atoms:
+        """These atoms, or those of the last calculation."""
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise ValueError("the calculator needs a structure the first time it is called")
+        return structure
 
     def evaluate(
         self, structure: Atoms, compute_stress: bool, properties: Sequence[str]
@@ -155,11 +171,17 @@ class PotentialCalculator(ForceFieldCalculator):
         skin: Å beyond the cutoff up to which pairs are kept in the neighbour list, so that it
             survives small moves.
         uncertainty: Estimate the errors of every structure.
+        max_force: eV/Å; a larger force on an atom stops the run with an error that names the atom.
+            ``math.inf`` lets every finite force pass.
+        compile: Compile the potential for this processor (CPU, takes a C++ compiler): one to two
+            minutes, once for an architecture, and steps in half to a third of the time ever after.
 
     Raises:
         CheckpointError: There is no such file, it is not an exported potential, or ``uncertainty`` is
             set and it holds no error estimate.
-        ConfigError: A double-precision potential is asked to run in single precision.
+        ConfigError: A double-precision potential is asked to run in single precision, the device is not
+            there, or ``max_force`` is not a positive number.
+        CompilationError: ``compile`` is set and the potential cannot be compiled here.
     """
 
     def __init__(
@@ -169,27 +191,95 @@ class PotentialCalculator(ForceFieldCalculator):
         dtype: torch.dtype | None = None,
         skin: float = DEFAULT_SKIN,
         uncertainty: bool = False,
+        max_force: float = DEFAULT_MAX_FORCE,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        self.potential = open_potential(potential, device, dtype)
+        self.potential = open_potential(potential, device, dtype, compile)
         self.skin = skin
+        self.max_force = check_max_force(max_force)
         self.uncertainty = uncertainty
         if uncertainty:
             check_uncertainty(self.potential.module)
         self.evaluator: Evaluator | None = None
+        self._precise: ExportedPotential | None = None
 
     def evaluate(
         self, structure: Atoms, compute_stress: bool, properties: Sequence[str]
     ) -> dict[str, Any]:
         """Energies, forces, and what else was asked for; see :meth:`ForceFieldCalculator.evaluate`."""
-        if self.evaluator is None or not np.array_equal(self.evaluator.numbers, structure.numbers):
-            self.evaluator = Evaluator(self.potential, structure.numbers, self.skin)
+        evaluator = self._evaluator(structure)
         geometry = (structure.positions, structure.cell.array, structure.pbc)
-        results = as_results(self.evaluator(*geometry, compute_stress))
+        results = as_results(evaluator(*geometry, compute_stress))
         if self.uncertainty or not UNCERTAINTIES.isdisjoint(properties):
-            energy, forces = self.evaluator.uncertainty(*geometry)
+            energy, forces = evaluator.uncertainty(*geometry)
             results |= {"energy_uncertainty": energy, "forces_uncertainty": forces}
         return results
+
+    def get_descriptors(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Invariant features of every atom's surroundings: what its energy is a linear function of.
+
+        Inputs of the readout's last layer, minus those of an isolated atom of the element, times its
+        energy scale. They do not depend on how the structure is turned, moved or wrapped, change
+        smoothly, and atoms in equal surroundings have equal ones: for comparing environments, for
+        choosing diverse frames, for clustering.
+
+        Args:
+            atoms: The structure; None for that of the last calculation.
+
+        Returns:
+            (n, k), eV, float64; k is the number of features of the model.
+
+        Raises:
+            UnknownElementError, InvalidStructureError: As for an evaluation.
+        """
+        structure = self._structure(atoms)
+        evaluator = self._evaluator(structure)
+        return evaluator.descriptors(structure.positions, structure.cell.array, structure.pbc)
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Second derivatives of the energy, analytic and in double precision.
+
+        For vibrations use :func:`calculators.hessian.vibrations`. Constraints do not count here.
+
+        Args:
+            atoms: The structure; None for that of the last calculation.
+
+        Returns:
+            (3n, 3n), eV/Å², symmetric; for a periodic structure at the Γ point.
+
+        Raises:
+            UnknownElementError, InvalidStructureError, NonFiniteForceError: As for an evaluation.
+        """
+        structure = self._structure(atoms)
+        if self._precise is None:
+            self._precise = open_potential(self.potential, dtype=torch.float64)
+        evaluator = Evaluator(self._precise, structure.numbers, 0.0, self.max_force)
+        return hessian(evaluator, structure.positions, structure.cell.array, structure.pbc)
+
+    def _evaluator(self, structure: Atoms) -> Evaluator:
+        """The evaluator of the last calculation if the atoms are the same, else a new one."""
+        if self.evaluator is None or not np.array_equal(self.evaluator.numbers, structure.numbers):
+            self.evaluator = Evaluator(self.potential, structure.numbers, self.skin, self.max_force)
+        return self.evaluator
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For pickle and multiprocessing; what is made on demand is made again.
+        packed = pack_potential(self.potential)
+        return self.__dict__ | {"potential": packed, "evaluator": None, "_precise": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"potential": unpack_potential(state["potential"])}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PotentialCalculator":
+        # A potential does not change: copies share it.
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        for name, value in self.__dict__.items():
+            shared = name in {"potential", "_precise"}
+            copied.__dict__[name] = value if shared else copy.deepcopy(value, memo)
+        copied.evaluator = None
+        return copied
 
 
 def as_results(value: Evaluation) -> dict[str, Any]:

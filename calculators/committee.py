@@ -15,7 +15,7 @@ import torch
 from ase import Atoms
 
 from calculators.ase import ForceFieldCalculator, PotentialCalculator
-from calculators.evaluator import DEFAULT_SKIN
+from calculators.evaluator import DEFAULT_MAX_FORCE, DEFAULT_SKIN
 from forcefield.errors import ConfigError
 from forcefield.export import ExportedPotential
 
@@ -34,6 +34,7 @@ class CommitteeCalculator(ForceFieldCalculator):
         device: Where the models run, ``"cpu"`` or ``"cuda"``; loaded potentials stay where they are.
         dtype: See :class:`~calculators.ase.PotentialCalculator`.
         skin: Likewise.
+        max_force: Likewise; for each member by itself.
 
     Raises:
         CheckpointError: A file is not there, or not an exported potential.
@@ -46,11 +47,14 @@ class CommitteeCalculator(ForceFieldCalculator):
         device: str = "cpu",
         dtype: torch.dtype | None = None,
         skin: float = DEFAULT_SKIN,
+        max_force: float = DEFAULT_MAX_FORCE,
     ) -> None:
         super().__init__()
         if isinstance(potentials, str | Path) or len(potentials) < 2:
             raise ConfigError("a committee needs a list of two or more potentials")
-        self.members = [PotentialCalculator(p, device, dtype, skin) for p in potentials]
+        self.members = [
+            PotentialCalculator(p, device, dtype, skin, max_force=max_force) for p in potentials
+        ]
         first = self.members[0].potential.metadata
         for number, member in enumerate(self.members[1:], start=1):
             for key in ("species", "units"):
@@ -65,12 +69,19 @@ class CommitteeCalculator(ForceFieldCalculator):
         self, structure: Atoms, compute_stress: bool, properties: Sequence[str]
     ) -> dict[str, Any]:
         """Means and standard deviations; see :meth:`ForceFieldCalculator.evaluate`."""
-        found = [member.evaluate(structure, compute_stress, []) for member in self.members]
-        results: dict[str, Any] = {
-            key: np.mean([results[key] for results in found], axis=0) for key in found[0]
-        }
-        variance = np.var([results["forces"] for results in found], axis=0, ddof=1)
-        results["energy"] = results["free_energy"] = float(results["energy"])
-        results["energy_uncertainty"] = float(np.std([r["energy"] for r in found], ddof=1))
-        results["forces_uncertainty"] = np.sqrt(variance.mean(axis=1))
-        return results
+        return combine([m.evaluate(structure, compute_stress, []) for m in self.members])
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """The mean of the members' Hessians; see :meth:`PotentialCalculator.get_hessian`."""
+        structure = self._structure(atoms)
+        return np.mean([member.get_hessian(structure) for member in self.members], axis=0)
+
+
+def combine(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations of the members' results for one structure."""
+    results: dict[str, Any] = {key: np.mean([r[key] for r in found], axis=0) for key in found[0]}
+    variance = np.var([results["forces"] for results in found], axis=0, ddof=1)
+    results["energy"] = results["free_energy"] = float(results["energy"])
+    results["energy_uncertainty"] = float(np.std([r["energy"] for r in found], ddof=1))
+    results["forces_uncertainty"] = np.sqrt(variance.mean(axis=1))
+    return results

@@ -29,9 +29,21 @@ class InvalidStructureError(ForceFieldError):
     """A structure cannot be evaluated: NaN positions, atoms on top of each other, a singular cell."""
 
 
-class NonFiniteForceError(ForceFieldError):
-    """The potential returned NaN or infinite forces: the simulation has left its domain."""
+class OutOfDomainError(ForceFieldError):
+    """A simulation has left the domain of its potential: what both kinds of bad forces mean."""
+
+
+class NonFiniteForceError(OutOfDomainError):
+    """The potential returned NaN or infinite forces."""
+
+
+class AbsurdForceError(OutOfDomainError):
+    """The potential returned a force far beyond any in a molecule at rest or in motion."""
 
 
 class EngineError(ForceFieldError):
     """A simulation engine or its plugin is missing, or does not work with the installed torch."""
+
+
+class CompilationError(ForceFieldError):
+    """Something could not be compiled for this machine, or the result is wrong."""

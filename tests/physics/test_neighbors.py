@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.neighbors import Structure, check, is_right, reference, torch_force_pairs
+from forcefield import neighbors
 from forcefield.errors import InvalidStructureError
 from forcefield.neighbors import VerletList, all_pairs, neighbor_pairs
 
@@ -93,7 +95,8 @@ def test_a_reused_list_misses_no_pair_under_motion(seed, skin):
         near = np.linalg.norm(vectors, axis=1) < CUTOFF
         reused = both_directions(edge_index.numpy()[:, near], shifts.numpy()[near])
         assert reused == both_directions(*neighbor_pairs(positions, cell, pbc, CUTOFF))
-    assert verlet.builds >= 3
+    # Atoms end some 0.8 Å from where they began.
+    assert verlet.builds == 30 if skin == 0.0 else 1 < verlet.builds <= 30
 
 
 def test_the_skin_saves_searches():
@@ -121,3 +124,127 @@ def test_all_pairs_are_all_pairs():
     assert len({frozenset(edge) for edge in edges.T.tolist()}) == 10
     assert (edges[0] != edges[1]).all()
     assert torch.equal(all_pairs(1), torch.zeros(2, 0, dtype=torch.int64))
+
+
+def test_random_cases_of_every_kind():
+    """A part of ``benchmarks/neighbors.py --cases 100000``: all lists, TorchForce's among them."""
+    compared, wrong = check(cases=1000, seed=99)
+    assert not wrong
+    for kind in ("cell thinner than the cutoff", "TorchForce"):
+        assert compared[kind] > 200
+    assert all(compared[f"periodic in {n} directions"] > 30 for n in range(4))
+    assert compared["list with a skin, searches"] < 0.8 * compared["list with a skin"]
+
+
+@pytest.mark.parametrize("fault", ["half", "cell", "strain"])
+def test_the_random_cases_find_a_list_that_is_reused_for_too_long(fault, monkeypatch):
+    """The faults that neighbour lists in the wild have."""
+    right = VerletList._still_complete
+
+    def wrong(self, positions, cell, pbc):
+        if fault == "half":  # the whole skin instead of half of it
+            self.skin *= 2.0
+            answer = right(self, positions, cell, pbc)
+            self.skin *= 0.5
+            return answer
+        if fault == "cell":  # blind for the cell
+            return right(self, positions, self._cell, pbc)
+        if positions.shape != self._positions.shape or (pbc != self._pbc).any():
+            return False
+        back = np.linalg.lstsq(cell[pbc], self._cell[pbc])[0] if pbc.any() else np.eye(3)
+        moved = positions @ back - self._positions  # blind for the stretch of the cutoff
+        return bool(np.linalg.norm(moved, axis=1).max() < 0.5 * self.skin)
+
+    monkeypatch.setattr(VerletList, "_still_complete", wrong)
+    # A few hundred cases each; the command line runs a hundred thousand.
+    assert any(check(cases=100, seed=seed)[1]["list with a skin"] for seed in range(40))
+
+
+def test_ten_thousand_steps_with_a_barostat():
+    """Atoms diffuse through a sheared cell whose vectors change a little at every other step."""
+    rng = np.random.default_rng(3)
+    cell, pbc = 1.3 * CELLS["sheared"], np.ones(3, dtype=bool)
+    positions = rng.random((16, 3)) @ cell
+    velocities = rng.normal(scale=0.01, size=positions.shape)
+    verlet = VerletList(CUTOFF, 0.6)
+    largest = 0.0
+    for step in range(10_000):
+        velocities = 0.99 * velocities + rng.normal(scale=0.0015, size=positions.shape)
+        positions = positions + velocities
+        if step % 2:
+            target = 1.3 * CELLS["sheared"] * (1.0 + 0.1 * np.sin(step / 500))
+            strain = np.eye(3) + 0.01 * np.linalg.solve(cell, target - cell)
+            strain = strain + rng.normal(scale=1e-5, size=(3, 3))
+            cell, positions = cell @ strain, positions @ strain
+        largest = max(largest, np.abs(positions @ np.linalg.inv(cell)).max())
+        edges, shifts = verlet.within_cutoff(positions, cell, pbc)
+        expected_edges, expected_shifts = neighbor_pairs(positions, cell, pbc, CUTOFF)
+        np.testing.assert_array_equal(edges.numpy(), expected_edges)
+        np.testing.assert_array_equal(shifts.numpy(), expected_shifts)
+    assert largest > 1.5, "no atom left the cell"
+    assert verlet.builds < 1000
+
+
+def test_a_changed_cell_is_a_new_list_for_a_torch_force():
+    """Unwrapped atoms six boxes apart: 0.11 Å of box vector are 0.66 Å of distance."""
+    cell = 8.0 * np.eye(3)
+    before = Structure(
+        np.array([[0.0, 0.0, 0.0], [6 * 8.0 + 5.6, 0.0, 0.0]]), cell, np.ones(3, bool)
+    )
+    after = before.changed(cell=cell + 0.11 * np.eye(3))
+    cutoff, skin = 5.0, 0.5
+    for structure, pairs in ((before, 0), (after, 1)):
+        truth = reference(structure, cutoff)
+        assert sum(row[2] == 6 for row in truth[0]) == pairs
+        assert is_right(torch_force_pairs(structure, cutoff, skin), structure, cutoff, truth)
+
+
+def test_the_list_follows_atoms_that_lie_millions_of_cells_outside(monkeypatch):
+    rng = np.random.default_rng(8)
+    cell, pbc = CELLS["sheared"], np.ones(3, dtype=bool)
+    positions = rng.random((6, 3)) @ cell
+    away = rng.integers(-(2**20), 2**20, (6, 3))
+    near, near_shifts = neighbor_pairs(positions, cell, pbc, CUTOFF)
+    far, far_shifts = neighbor_pairs(positions + away @ cell, cell, pbc, CUTOFF)
+    back = far_shifts + away[far[0]] - away[far[1]]
+    assert both_directions(far, back) == both_directions(near, near_shifts)
+
+
+def test_the_order_of_a_list_is_by_i_then_j_then_shift():
+    rng = np.random.default_rng(2)
+    (j, i), shifts = neighbor_pairs(
+        rng.random((9, 3)) @ CELLS["small"], CELLS["small"], np.ones(3, bool), CUTOFF
+    )
+    order = np.lexsort((*shifts.T[::-1], j, i))
+    np.testing.assert_array_equal(order, np.arange(len(i)))
+    shuffled = rng.permutation(len(i))
+    for atoms in (9, 2**40):  # with one number for each pair, and without
+        found = neighbors._order(i[shuffled], j[shuffled], shifts[shuffled], atoms)
+        np.testing.assert_array_equal(shuffled[found], order)
+
+
+def test_a_barostat_does_not_pay_for_a_search_at_every_step():
+    rng = np.random.default_rng(4)
+    cell, pbc = 9.0 * np.eye(3), np.ones(3, dtype=bool)
+    positions = rng.random((20, 3)) @ cell
+    verlet = VerletList(CUTOFF, 0.5)
+    for _ in range(50):
+        cell, positions = cell * 1.0005, positions * 1.0005
+        verlet.update(positions, cell, pbc)
+    assert verlet.builds == 1
+    verlet.update(positions, cell * 1.1, pbc)  # without the atoms
+    assert verlet.builds == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_cell_that_is_not_finite_is_refused(value):
+    cell = np.eye(3) * 6.0
+    cell[1, 0] = value
+    with pytest.raises(InvalidStructureError, match="not finite"):
+        neighbor_pairs(np.zeros((1, 3)), cell, np.ones(3, dtype=bool), CUTOFF)
+
+
+def test_a_cell_of_next_to_no_height_is_refused():
+    thin = np.array([[5.0, 0, 0], [4.99, 0.01, 0], [0, 0, 5.0]])
+    with pytest.raises(InvalidStructureError, match=r"0\.0\d* Å"):
+        neighbor_pairs(np.zeros((1, 3)), thin, np.ones(3, dtype=bool), CUTOFF)
