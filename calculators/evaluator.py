@@ -180,7 +180,8 @@ class Evaluator:
         forces = output["forces"].detach().cpu().numpy()
         # One number tells whether all is well: no force is larger than all of them together. What is
         # wrong is found out only when something may be. (NaN is not smaller than anything.)
-        if not (np.vdot(forces, forces) <= self.max_force**2 and math.isfinite(energy)):
+        total = np.vdot(forces, forces)
+        if not (total <= self.max_force**2 and math.isfinite(energy + total)):
             check_positions(self.numbers, positions)
             check_results(self.numbers, positions, cell, pbc, energy, forces, self.max_force)
         return Evaluation(

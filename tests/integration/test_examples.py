@@ -65,6 +65,23 @@ def test_ase_md(folder, potential):
     assert len((folder / "runs/ase-md/nve.log").read_text().splitlines()) == 4
 
 
+def test_ase_relax(folder, potential):
+    from ase.io import read
+
+    output = run_example("ase_relax.py", folder, str(potential), "--fmax", "0.05")
+    assert re.search(r"^converged after \d+ steps; the energy changed by -\d", output)
+    relaxed = read(folder / "runs/ase-relax/relaxed.extxyz")
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.05
+
+
+def test_ase_vibrations(folder, potential):
+    output = run_example("ase_vibrations.py", folder, str(potential))
+    assert len(re.findall(r"cm⁻¹", output)) == 27
+    assert re.search(r"zero-point energy [12]\.\d+ eV", output)
+    assert "Gibbs energy" in output or "not a minimum" in output
+    assert (folder / "runs/ase-vibrations/modes.xyz").is_file()
+
+
 def test_openmm_md(folder, potential):
     pytest.importorskip("openmm")
     from openmm.app import PDBFile
@@ -79,6 +96,24 @@ def test_openmm_md(folder, potential):
     # Five frames of nine atoms, three float32 each, in either format.
     assert (results / "trajectory.dcd").stat().st_size > 5 * 9 * 12
     assert (results / "trajectory.xtc").stat().st_size > 0
+
+
+def test_openmm_mixed(folder):
+    pytest.importorskip("openmm")
+    mdtraj = pytest.importorskip("mdtraj")
+    run_example("openmm_mixed.py", folder, "--picoseconds", "0.005", "--platform", "CPU")
+    results = folder / "runs/openmm-mixed"
+    trajectory = mdtraj.load(results / "trajectory.dcd", top=results / "topology.pdb")
+    peptide = trajectory.topology.select("resname ACE ALA NME")
+    assert (trajectory.n_frames, len(peptide)) == (5, 22)
+    assert trajectory.n_atoms > 1000
+    with (results / "log.csv").open() as file:
+        densities = [float(row[-1]) for row in list(csv.reader(file))[1:]]
+    assert all(0.8 < density < 1.1 for density in densities)
+    # Wrapped by molecule: the peptide is whole in every frame.
+    pairs = [(a.index, b.index) for a, b in trajectory.topology.bonds if a.index in set(peptide)]
+    distances = mdtraj.compute_distances(trajectory, pairs, periodic=False)
+    assert distances.max() < 0.18  # nm
 
 
 def test_train_own_extxyz(folder):

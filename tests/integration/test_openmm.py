@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 
-from forcefield import build_graph, load_exported
+from forcefield import load_exported
 from forcefield.errors import (
     CheckpointError,
     ConfigError,
@@ -30,52 +29,17 @@ from calculators.openmm import (  # noqa: E402
     python_force,
     torch_force,
 )
-from calculators.torchforce import import_plugin, try_plugin  # noqa: E402
+from calculators.torchplugin import import_plugin, try_plugin  # noqa: E402
+from tests.integration.openmm_systems import (  # noqa: E402
+    ENGINES,
+    box_of,
+    context_of,
+    eager,
+    evaluate,
+    topology_of,
+)
 
-ENGINES = ("torch", "python")
 PLATFORMS = ("Reference", "CPU")
-
-
-def topology_of(atoms: Atoms) -> "app.Topology":
-    topology = app.Topology()
-    residue = topology.addResidue("MOL", topology.addChain())
-    for number in atoms.numbers:
-        element = app.Element.getByAtomicNumber(int(number))
-        topology.addAtom(element.symbol, element, residue)
-    if atoms.pbc.all():
-        topology.setPeriodicBoxVectors(box_of(atoms))
-    return topology
-
-
-def box_of(atoms: Atoms) -> "unit.Quantity":
-    return [openmm.Vec3(*row) for row in atoms.cell.array] * unit.angstrom
-
-
-def context_of(system, atoms: Atoms, platform: str = "Reference", integrator=None):
-    if integrator is None:
-        integrator = openmm.VerletIntegrator(0.0001 * unit.picoseconds)
-    properties = {"Threads": "1"} if platform == "CPU" else {}
-    context = openmm.Context(
-        system, integrator, openmm.Platform.getPlatformByName(platform), properties
-    )
-    context.setPositions(atoms.positions * unit.angstrom)
-    return context
-
-
-def evaluate(context) -> tuple[float, np.ndarray]:
-    """Energy in eV and forces in eV/Å."""
-    state = context.getState(energy=True, forces=True)
-    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-    forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-    return energy / ENERGY, forces / FORCE
-
-
-def eager(potential, atoms: Atoms) -> tuple[float, np.ndarray]:
-    graph = build_graph(
-        atoms.positions, atoms.numbers, potential.cutoff, atoms.cell.array, atoms.pbc
-    )
-    output = potential(*graph.tensors())
-    return output["energy"].item(), output["forces"].numpy()
 
 
 def test_conversion_factors_are_those_of_openmm():
