@@ -1,0 +1,155 @@
+"""A periodic box of water at constant temperature and pressure: density and O-O distances."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from calculators.simulation import SimulationResult, make_settings, simulate
+from calculators.simulation.record import density, read_energies
+from calculators.simulation.statistics import block_average, linear_drift
+from calculators.simulation.trajectory import read_dcd
+from forcefield.neighbors import neighbor_pairs
+
+RANGE, BINS = 6.0, 120
+"""Å of g(r), and its bins; half the box of 64 molecules is 6.2 Å."""
+
+EQUILIBRATION = 0.2
+"""Share of a run that the averages leave out."""
+
+
+def read_deepmd(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atomic numbers (n,), positions (f, n, 3) and cells (f, 3, 3), Å, of a DeePMD set.
+
+    Args:
+        folder: With type.raw, type_map.raw and set.000 ..., or with such folders.
+    """
+    systems = [folder] if (folder / "type.raw").is_file() else sorted(folder.glob("data_*"))
+    positions, cells = [], []
+    numbers = np.empty(0, dtype=int)
+    for system in systems:
+        types = np.loadtxt(system / "type.raw", dtype=int)
+        names = (system / "type_map.raw").read_text(encoding="utf-8").split()
+        numbers = Atoms([names[t] for t in types]).numbers
+        for part in sorted(system.glob("set.*")):
+            positions.append(np.load(part / "coord.npy").reshape(-1, len(types), 3))
+            cells.append(np.load(part / "box.npy").reshape(-1, 3, 3))
+    if not positions:
+        raise SystemExit(f"no type.raw and set.000 in {folder}")
+    return numbers, np.concatenate(positions).astype(float), np.concatenate(cells).astype(float)
+
+
+def radial_distribution(
+    positions: np.ndarray, cells: np.ndarray, cutoff: float = RANGE, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """g(r) of like particles in periodic cells.
+
+    Args:
+        positions: (f, n, 3), Å.
+        cells: (f, 3, 3), Å.
+        cutoff: Å.
+        bins: Their number.
+
+    Returns:
+        Edges (bins + 1,), Å, and g (bins,), 1 for an ideal gas.
+    """
+    edges = np.linspace(0.0, cutoff, bins + 1)
+    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
+    g = np.zeros(bins)
+    for r, cell in zip(positions, cells, strict=True):
+        (j, i), shifts = neighbor_pairs(r, cell, np.ones(3, dtype=bool), cutoff)
+        distances = np.linalg.norm(r[j] - r[i] + shifts @ cell, axis=1)
+        volume = abs(np.linalg.det(cell))
+        pairs = 0.5 * len(r) * (len(r) - 1)
+        g += np.histogram(distances, edges)[0] / shells * volume / pairs
+    return edges, g / len(positions)
+
+
+def water_rows(
+    arguments: argparse.Namespace,
+    settings_of: Callable[..., dict[str, Any]],
+    facts: Callable[..., dict[str, Any]],
+    scratch: Path,
+) -> Iterator[dict[str, Any]]:
+    """A run for each ensemble and seed, from the first frame of the data set."""
+    numbers, frames, cells = read_deepmd(arguments.data)
+    oxygen = numbers == 8
+    edges, reference = radial_distribution(frames[:, oxygen], cells)
+    curves = {}
+    for ensemble in arguments.ensembles:
+        for seed in arguments.seeds:
+            settings = make_settings(
+                settings_of(arguments, seed, ensemble=ensemble, pressure=arguments.pressure)
+            )
+            result = simulate(
+                settings,
+                scratch / f"water-{ensemble}-{seed}",
+                structure=Atoms(numbers, frames[0], cell=cells[0], pbc=True),
+                overwrite=True,
+                show_progress=arguments.verbose,
+                plot=False,
+            )
+            g = oxygen_distances(result, oxygen)
+            curves[f"{ensemble}, seed {seed}"] = g
+            yield {
+                "kind": "water",
+                "ensemble": ensemble,
+                "seed": seed,
+                "molecules": int(oxygen.sum()),
+                "stable": result.summary["stability"]["stable"],
+                "verdict": result.summary["stability"]["verdict"],
+                **densities(result),
+                "density_of_data_g_per_cm3": density(
+                    float(Atoms(numbers).get_masses().sum()),
+                    float(np.abs(np.linalg.det(cells)).mean()),
+                ),
+                "g_max": float(g.max()),
+                "g_max_at_A": float(edges[g.argmax()] + 0.5 * (edges[1] - edges[0])),
+                "g_mae_to_data": float(np.abs(g - reference).mean()),
+                **facts(arguments, result),
+            }
+    if arguments.plot:
+        plot(arguments.plot, edges, reference, curves)
+
+
+def densities(result: SimulationResult) -> dict[str, float]:
+    """Mean density with its statistical error, and its drift, after equilibration."""
+    rows = read_energies(result.folder.energies)
+    start = int(EQUILIBRATION * len(rows["time_ps"]))
+    values = rows["density_g_per_cm3"][start:]
+    mean = block_average(values)
+    drift = linear_drift(rows["time_ps"][start:], values)
+    return {
+        "density_g_per_cm3": mean.value,
+        "density_standard_error": mean.error,
+        "density_drift_per_ps": drift.value,
+        "density_drift_standard_error": drift.error,
+    }
+
+
+def oxygen_distances(result: SimulationResult, oxygen: np.ndarray) -> np.ndarray:
+    """g(r) of the oxygen atoms after equilibration."""
+    positions, cells = read_dcd(result.folder.trajectory("dcd"))
+    assert cells is not None
+    start = int(EQUILIBRATION * len(positions))
+    return radial_distribution(positions[start:, oxygen].astype(float), cells[start:])[1]
+
+
+def plot(
+    path: Path, edges: np.ndarray, reference: np.ndarray, curves: dict[str, np.ndarray]
+) -> None:
+    """g(r) of the data set and of every run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(reference, edges, fill=True, color="#c9d3de", label="data set")
+    for name, g in curves.items():
+        axes.stairs(g, edges, linewidth=1.2, label=name)
+    axes.set_xlabel("distance of two oxygen atoms (Å)")
+    axes.set_ylabel("g(r)")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,107 @@
+"""The folder of a simulation, and files in it that a crash leaves whole."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SimulationFolder:
+    """Paths of what a simulation leaves.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """What was asked for, by which versions, with which potential."""
+        return self.path / "settings.json"
+
+    @property
+    def energies(self) -> Path:
+        """A line for every frame."""
+        return self.path / "energies.csv"
+
+    @property
+    def topology(self) -> Path:
+        """Names for trajectories that hold none."""
+        return self.path / "topology.pdb"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a continued run needs."""
+        return self.path / "checkpoint.npz"
+
+    @property
+    def final(self) -> Path:
+        """The last structure, with velocities."""
+        return self.path / "final.extxyz"
+
+    @property
+    def failed(self) -> Path:
+        """The structure in which the run failed, if there was one with numbers in it."""
+        return self.path / "failed.extxyz"
+
+    @property
+    def summary(self) -> Path:
+        """Speed, drift, temperature, stability."""
+        return self.path / "summary.json"
+
+    @property
+    def plot(self) -> Path:
+        """The same as a picture."""
+        return self.path / "plot.png"
+
+    def trajectory(self, suffix: str) -> Path:
+        """The frames."""
+        return self.path / f"trajectory.{suffix}"
+
+    def all_files(self) -> list[Path]:
+        """Everything that a simulation may leave."""
+        return [
+            self.settings,
+            self.energies,
+            self.topology,
+            self.checkpoint,
+            self.final,
+            self.failed,
+            self.summary,
+            self.plot,
+            *(self.trajectory(suffix) for suffix in ("dcd", "xtc", "extxyz")),
+        ]
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it."""
+    temporary = path.with_name(f".part.{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8."""
+    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, indented; NaN, which JSON does not know, becomes null."""
+    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not float("-inf") < value < float("inf"):
+        return None
+    return value
