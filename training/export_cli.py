@@ -1,6 +1,7 @@
 """``export-potential``: weights, or a run that was cut off, to one file for simulations."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,29 +17,60 @@ from training.run_folder import RunFolder
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+class Format(StrEnum):
+    """What a potential is written as."""
+
+    TORCHSCRIPT = "torchscript"
+    METATOMIC = "metatomic"
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def command(
     source: Annotated[
         Path,
         typer.Argument(
             help="potential.safetensors, or the folder of a run (also of one that was killed: then its "
-            "best checkpoint is taken)."
+            "best checkpoint is taken); for metatomic potential.pt, too."
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Argument(help="File to write.  [default: potential.pt beside the source]"),
+        typer.Argument(
+            help="File to write.  [default: potential.pt or potential-metatomic.pt beside the source]"
+        ),
     ] = None,
+    kind: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="torchscript for ASE, OpenMM and C++; metatomic for LAMMPS, i-PI, GROMACS, PLUMED and "
+            "TorchSim.",
+        ),
+    ] = Format.TORCHSCRIPT,
 ) -> None:
-    """Write a potential as one self-describing TorchScript file for ASE, OpenMM and C++."""
+    """Write a potential as one self-describing file for simulations."""
+    name = "potential.pt" if kind is Format.TORCHSCRIPT else "potential-metatomic.pt"
+    output = output or (source if source.is_dir() else source.parent) / name
     try:
-        folder = source if source.is_dir() else source.parent
-        output = output or folder / "potential.pt"
-        potential, metadata = load_source(source)
-        export_potential(potential, output, metadata)
+        write(source, output, kind)
     except ForceFieldError as error:
         fail(error)
     typer.echo(str(output))
+
+
+def write(source: Path, output: Path, kind: Format) -> None:
+    """Read a potential and write it in one of the formats."""
+    if kind is Format.TORCHSCRIPT:
+        potential, metadata = load_source(source)
+        export_potential(potential, output, metadata)
+        return
+    from calculators.metatomic import export_metatomic
+
+    if source.suffix == ".pt":
+        export_metatomic(source, output)
+    else:
+        potential, metadata = load_source(source)
+        export_metatomic(potential, output, metadata)
 
 
 def load_source(source: Path) -> tuple[Potential, dict[str, Any]]:
