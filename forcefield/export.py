@@ -19,6 +19,7 @@ from torch import Tensor
 from forcefield.checkpoint import FORMAT, check_format_version, describe
 from forcefield.errors import CheckpointError, UnknownElementError
 from forcefield.graph import edge_vectors
+from forcefield.memory import keep_freed_memory
 from forcefield.potential import Potential
 
 _HEADER = "hegnn-forcefield.json"
@@ -160,6 +161,7 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no exported potential at {path}")
+    keep_freed_memory()
     extra = {_HEADER: ""}
     try:
         with quiet_torchscript():

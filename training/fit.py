@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from forcefield import Potential
 from forcefield.errors import ConfigError
+from forcefield.memory import keep_freed_memory
 from training.averaging import RunningAverage
 from training.checkpoints import potential_weights, read_checkpoint
 from training.clock import Clock
@@ -91,6 +92,7 @@ def fit(
     Raises:
         ConfigError: Lightning cannot use the hardware like this, or training diverged.
     """
+    keep_freed_memory()
     settings, hardware = config.training, config.hardware
     steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
     every = validation_interval(settings, steps_per_epoch)
