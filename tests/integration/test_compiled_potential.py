@@ -110,7 +110,7 @@ def test_a_library_that_is_wrong_is_found_out(compiled, exported, ethanol):
 def test_without_a_compiler_it_says_so(exported, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "/nonexistent/c++")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))
-    with pytest.raises(CompilationError, match=r"compiler.*compile=False"):
+    nothing = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/c++",)})
+    with nothing, pytest.raises(CompilationError, match=r"compiler.*compile=False"):
         compile_exported(exported)
     assert not list(tmp_path.glob("*.pt2"))

@@ -523,7 +523,8 @@ def test_training_starts_from_the_pretrained_weights_and_from_those_of_a_run(tmp
     pretrained = force_error("name=pretrained")
     assert pretrained < 0.5 * scratch
     again = force_error("name=again", f"start={tmp_path / 'pretrained'}", "learning_rate=1e-5")
-    assert again == pytest.approx(pretrained, rel=0.1)
+    # What was learned is kept; the last layer is fitted once more.
+    assert 0.5 * pretrained < again < 1.02 * pretrained
 
 
 def test_a_run_without_any_epoch_cannot_be_exported(tmp_path):

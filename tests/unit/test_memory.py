@@ -13,7 +13,7 @@ from forcefield.memory import keep_freed_memory
 
 {call}
 def step():
-    return [torch.ones(100_000) for _ in range(6)]
+    return [torch.ones(1_000_000) for _ in range(6)]
 for _ in range(20):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
