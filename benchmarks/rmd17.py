@@ -40,7 +40,10 @@ def run(arguments: argparse.Namespace, seed: int, output: str | Path) -> dict[st
             *arguments.set,
         ],
     )
-    summary = train(config, show_progress=arguments.verbose).summary
+    result = train(config, show_progress=arguments.verbose)
+    if result.interrupted:
+        raise SystemExit("interrupted: no row is written for less than the time given")
+    summary = result.summary
     test = summary["test"]
     return {
         "label": arguments.label or arguments.model,
