@@ -142,7 +142,7 @@ def python_force(
     force_group: int = 0,
     name: str = "HEGNN",
 ) -> "openmm.PythonForce":
-    """The potential as an ``openmm.PythonForce``: no plugin, some 0.05 ms per step more.
+    """The potential as an ``openmm.PythonForce``: no plugin, some 0.1 ms per step more.
 
     Positions or forces that are not finite, or absurdly large forces, stop the simulation with an
     ``openmm.OpenMMException`` that names the step and the atom. Arguments and errors are those of

@@ -88,11 +88,13 @@ def unroll(potential: Potential) -> GraphModule:
         len(potential.species),
         potential.readout.scale.dtype,
     )
-    if key not in _TRACED or not potential.architecture:
-        _TRACED[key] = _trace_derivatives(module, tensors)
-    graph = copy.deepcopy(_TRACED[key])
+    traced = _TRACED.get(key)
+    if traced is None:
+        traced = _trace_derivatives(module, tensors)
+        if potential.architecture:  # Without it different models would have the same key.
+            _TRACED[key] = traced
+    graph = copy.deepcopy(traced)
     _bind(graph, list(tensors.values()))
-    _free_types_and_devices(graph)
     _fold_constants(graph)
     simplified = CSEPass()(graph)
     return graph if simplified is None else simplified.graph_module
@@ -136,7 +138,9 @@ def _trace_derivatives(module: nn.Module, tensors: Mapping[str, Tensor]) -> Grap
         torch.zeros(2, PAIRS, dtype=torch.int64, device=some.device),
         some.new_ones((PAIRS, 3)),
     )
-    return trace(derivatives, examples, ([None] * len(tensors), 0, 1, 0))
+    graph = trace(derivatives, examples, ([None] * len(tensors), 0, 1, 0))
+    _free_types_and_devices(graph)
+    return graph
 
 
 def _bind(module: GraphModule, tensors: Sequence[Tensor]) -> None:

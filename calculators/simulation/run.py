@@ -13,7 +13,6 @@ from ase import Atoms
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import Sample
 from calculators.simulation.folder import SimulationFolder, write_json, write_with
-from calculators.simulation.interrupt import StopRequest
 from calculators.simulation.plots import write_plot
 from calculators.simulation.progress import Display, Progress, make_display
 from calculators.simulation.record import read_energies
@@ -24,6 +23,7 @@ from calculators.simulation.start import Run, begin, load_potential, reopen, thr
 from calculators.simulation.structure import prepare_structure, read_structure
 from calculators.simulation.summary import summarize
 from forcefield.errors import ConfigError, ForceFieldError, NonFiniteForceError
+from forcefield.interrupt import StopRequest
 
 PIECE = 0.5
 """Seconds of integration between two looks at signals."""
@@ -123,7 +123,7 @@ def simulate(
 def _advance(run: Run, display: Display | None) -> _End:
     """Take the steps that are left."""
     settings, engine, record = run.settings, run.engine, run.record
-    stop = StopRequest()
+    stop = StopRequest("these steps")
     now = shown = saved = time.monotonic()
     piece = 1
     with stop.listening():

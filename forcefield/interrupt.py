@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the steps at hand, leave everything written."""
+"""Ctrl-C and SIGTERM as a request that a long run looks at between two steps."""
 
 import signal
 import sys
@@ -11,11 +11,15 @@ from types import FrameType
 class StopRequest:
     """Notes that SIGINT or SIGTERM has arrived.
 
+    Args:
+        after: What is finished first, in the message.
+
     Attributes:
-        requested: Whether one has.
+        requested: Whether a signal has arrived.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: str = "this step") -> None:
+        self.after = after
         self.requested = False
 
     @contextmanager
@@ -37,4 +41,5 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print("\nStopping after these steps (once more to abort) ...", file=sys.stderr, flush=True)
+        message = f"\nStopping after {self.after} (once more to abort) ..."
+        print(message, file=sys.stderr, flush=True)
