@@ -160,7 +160,7 @@ class PotentialCalculator(ForceFieldCalculator):
 
         atoms.calc.get_property("forces_uncertainty", atoms)
 
-    They take about as long as 9 evaluations for ethanol and 24 for aspirin (one CPU core).
+    They take about as long as 28 evaluations for ethanol and 54 for aspirin (one CPU core).
 
     Args:
         potential: Path of the exported file (``potential.pt``), or one loaded by

@@ -197,7 +197,7 @@ class Evaluator:
         cell: np.ndarray | None = None,
         pbc: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Estimated errors of energy and forces; the cost of some 10 to 25 evaluations.
+        """Estimated errors of energy and forces; the cost of some 30 to 50 evaluations.
 
         Args:
             positions: and the rest as for an evaluation, which the structure has passed.

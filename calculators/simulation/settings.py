@@ -89,7 +89,7 @@ class SimulationSettings(BaseModel):
     )
     uncertainty: bool = Field(
         default=False,
-        description="estimate the errors of every frame (each takes as long as 10 to 25 steps)",
+        description="estimate the errors of every frame (each takes as long as 30 to 50 steps)",
     )
     stop_at_collapse: bool = Field(
         default=False, description="end the run when a bond has changed by more than 0.5 Å"
