@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from forcefield import Potential
+from forcefield.display import Display
 from forcefield.errors import ConfigError
 from forcefield.memory import keep_freed_memory
 from training.averaging import RunningAverage
@@ -33,7 +34,6 @@ from training.graphs import (
 from training.history import History
 from training.interrupt import Interrupted, StopRequest
 from training.module import MONITOR, ForceFieldModule
-from training.progress import Display
 from training.run_folder import RunFolder
 
 STEPS_BETWEEN_VALIDATIONS = 100
@@ -76,6 +76,7 @@ def fit(
     folder: RunFolder,
     resume: bool,
     display: Display | None,
+    task: type[ForceFieldModule] = ForceFieldModule,
 ) -> FitResult:
     """Optimise a potential in place and leave the best averaged weights in it.
 
@@ -88,6 +89,7 @@ def fit(
         folder: Receives log.csv and checkpoints; a checkpoint there is continued if ``resume``.
         resume: Continue from the last checkpoint, or start anew where there is none yet.
         display: Where to show progress, or None.
+        task: What is learned: losses and errors.
 
     Raises:
         ConfigError: Lightning cannot use the hardware like this, or training diverged.
@@ -101,7 +103,7 @@ def fit(
     if compiled != "no" and display is not None:
         print(COMPILING, flush=True)
     clock = Clock(settings.minutes, every)
-    module = ForceFieldModule(potential, settings, steps, clock, every, compiled)
+    module = task(potential, settings, steps, clock, every, compiled)
     epochs = settings.epochs if settings.minutes is None else None
     history = History(folder.log, epochs, clock, display)
     stop = StopRequest()

@@ -8,27 +8,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from forcefield.display import Display, Progress
 from forcefield.errors import ConfigError
 from training.clock import Clock
 from training.files import write_text
 from training.module import ForceFieldModule
-from training.progress import Display, Progress
 
-COLUMNS = (
-    "epoch",
-    "step",
-    "seconds",
-    "learning_rate",
-    "train_loss",
-    "train_energy_mae_meV_per_atom",
-    "train_forces_mae_meV_per_A",
-    "valid_loss",
-    "valid_energy_mae_meV",
-    "valid_energy_mae_meV_per_atom",
-    "valid_forces_mae_meV_per_A",
-    "valid_forces_rmse_meV_per_A",
-)
-"""Columns of log.csv; those of the validation are empty in epochs without one."""
+COLUMNS = ("epoch", "step", "seconds", "learning_rate")
+"""First columns of log.csv; the others are those of the module, empty in epochs without validation."""
 
 Row = dict[str, float]
 
@@ -64,6 +51,7 @@ class History(pl.Callback):
         self.valid: dict[str, float] = {}
         self._shown = self._seconds_before = 0.0
         self._first_step = 0
+        self._columns: tuple[str, ...] = COLUMNS
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """On resume drop the rows of epochs that will be repeated."""
@@ -73,7 +61,9 @@ class History(pl.Callback):
         if not trainer.is_global_zero:
             return
         kept = [row for row in read_history(self.path) if row["epoch"] <= trainer.current_epoch]
-        lines = [",".join(COLUMNS), *(_line(row) for row in kept)]
+        assert isinstance(pl_module, ForceFieldModule)
+        self._columns = (*COLUMNS, *pl_module.columns)
+        lines = [",".join(self._columns), *(self._line(row) for row in kept)]
         write_text(self.path, "\n".join(lines) + "\n")
 
     def on_train_batch_end(
@@ -92,7 +82,7 @@ class History(pl.Callback):
             return  # Errors of parallel processes are collected at the end of an epoch only.
         assert isinstance(pl_module, ForceFieldModule)
         train = pl_module.errors(pl_module.train_sums)
-        self._show(trainer, train["forces_mae_meV_per_A"], epoch_done=False)
+        self._show(trainer, pl_module.describe(train, self.valid))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the errors of the validation."""
@@ -124,16 +114,16 @@ class History(pl.Callback):
         }
         if self.valid and (trainer.current_epoch + 1) % pl_module.validate_every == 0:
             values |= {f"valid_{key}": value for key, value in self.valid.items()}
-        row = {key: values[key] for key in COLUMNS if key in values}
+        row = {key: values[key] for key in self._columns if key in values}
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
         if not trainer.is_global_zero:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row) + "\n")
-        self._show(trainer, train["forces_mae_meV_per_A"], epoch_done=True)
+            file.write(self._line(row) + "\n")
+        self._show(trainer, pl_module.describe(train, self.valid))
 
-    def _show(self, trainer: pl.Trainer, train_mae: float, epoch_done: bool) -> None:
+    def _show(self, trainer: pl.Trainer, errors: str) -> None:
         if self.display is None:
             return
         self._shown = time.monotonic()
@@ -147,15 +137,9 @@ class History(pl.Callback):
             share = trainer.global_step / total
             rate = (seconds - self._seconds_before) / max(1, done)
             left = rate * (total - trainer.global_step) if done else None
-        progress = Progress(
-            epoch=trainer.current_epoch + 1,
-            epochs=self.epochs,
-            share=share,
-            train_mae=train_mae,
-            valid_mae=self.valid.get("forces_mae_meV_per_A"),
-            seconds_left=left,
-        )
-        self.display.update(progress, epoch_done)
+        epoch = f"{trainer.current_epoch + 1:4d}"
+        place = epoch if self.epochs is None else f"{epoch}/{self.epochs}"
+        self.display.update(Progress(share, f"epoch {place}", errors, left))
 
     def state_dict(self) -> dict[str, Any]:
         """The last validation."""
@@ -165,6 +149,5 @@ class History(pl.Callback):
         """Restore :meth:`state_dict`."""
         self.valid = state_dict["valid"]
 
-
-def _line(row: Row) -> str:
-    return ",".join(f"{row[key]:.8g}" if key in row else "" for key in COLUMNS)
+    def _line(self, row: Row) -> str:
+        return ",".join(f"{row[key]:.8g}" if key in row else "" for key in self._columns)

@@ -37,6 +37,18 @@ class ForceFieldModule(pl.LightningModule):
             ``try``, and go on without if it cannot be compiled; ``must``, and fail then.
     """
 
+    columns: tuple[str, ...] = (
+        "train_loss",
+        "train_energy_mae_meV_per_atom",
+        "train_forces_mae_meV_per_A",
+        "valid_loss",
+        "valid_energy_mae_meV",
+        "valid_energy_mae_meV_per_atom",
+        "valid_forces_mae_meV_per_A",
+        "valid_forces_rmse_meV_per_A",
+    )
+    """Losses and errors that log.csv keeps."""
+
     def __init__(
         self,
         potential: Potential,
@@ -134,6 +146,12 @@ class ForceFieldModule(pl.LightningModule):
         """Errors and mean loss from sums over all processes (waits for the device)."""
         total = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
         return {"loss": total[-1] / max(total[0], 1.0), **summarize(total)}
+
+    def describe(self, train: dict[str, float], valid: dict[str, float]) -> str:
+        """Errors of the running epoch and of the last validation (empty before there is one), in words."""
+        key = "forces_mae_meV_per_A"
+        last = f" · valid {valid[key]:.1f}" if valid else ""
+        return f"force MAE train {train[key]:.1f}{last} meV/Å"
 
     def transfer_batch_to_device(
         self, batch: LabelledGraph, device: torch.device, dataloader_idx: int

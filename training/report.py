@@ -9,6 +9,7 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
+from forcefield.display import clock
 from training import plots
 from training.config import TrainConfig
 from training.config_io import config_keys, dump_yaml
@@ -27,7 +28,6 @@ from training.html import (
     row,
     table,
 )
-from training.progress import clock
 from training.uncertainty import compare
 
 _ENDINGS = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from forcefield import Potential
+from forcefield.display import make_display
 from forcefield.errors import ConfigError
 from training import run_folder
 from training.config import HardwareConfig, TrainConfig
@@ -15,7 +16,6 @@ from training.config_io import dump_yaml
 from training.datasets import Split, data_hash, load_split
 from training.files import write_json, write_text
 from training.graphs import GraphDataset
-from training.progress import make_display
 from training.run_folder import RunFolder
 from training.start import choose_start, initial_potential, resolve
 from training.statistics import LEAST_SQUARES, Statistics, collect_statistics

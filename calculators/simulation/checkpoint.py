@@ -11,7 +11,7 @@ from ase import Atoms
 
 from calculators.simulation.engine import State
 from calculators.simulation.folder import write_with
-from calculators.simulation.progress import Pace
+from calculators.simulation.pace import Pace
 from calculators.simulation.record import Mark
 from calculators.simulation.stability import Bonds
 from forcefield.errors import CheckpointError

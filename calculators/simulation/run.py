@@ -14,7 +14,6 @@ from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import Sample
 from calculators.simulation.folder import SimulationFolder, write_json, write_with
 from calculators.simulation.plots import write_plot
-from calculators.simulation.progress import Display, Progress, make_display
 from calculators.simulation.record import read_energies
 from calculators.simulation.resume import check_continuation
 from calculators.simulation.settings import SimulationSettings
@@ -22,8 +21,11 @@ from calculators.simulation.stability import Bonds
 from calculators.simulation.start import Run, begin, load_potential, reopen, threads
 from calculators.simulation.structure import prepare_structure, read_structure
 from calculators.simulation.summary import summarize
+from forcefield.display import Display, Progress, make_display
 from forcefield.errors import ConfigError, ForceFieldError, NonFiniteForceError
 from forcefield.interrupt import StopRequest
+
+SECONDS_BETWEEN_LINES = 10.0
 
 PIECE = 0.5
 """Seconds of integration between two looks at signals."""
@@ -110,7 +112,7 @@ def simulate(
             run = reopen(settings, folder, potential)
         else:
             run = begin(settings, folder, atoms, bonds, potential)
-        display = make_display() if show_progress else None
+        display = make_display(SECONDS_BETWEEN_LINES) if show_progress else None
         try:
             end = _advance(run, display)
         finally:
@@ -173,15 +175,10 @@ def _show(run: Run, display: Display) -> None:
     settings = run.settings
     ms = run.pace.ms_per_step
     left = None if ms is None else 1e-3 * ms * (settings.steps - run.engine.step)
-    display.update(
-        Progress(
-            run.engine.step * settings.timestep,
-            settings.steps * settings.timestep,
-            run.record.temperature,
-            run.pace.ns_per_day(settings.timestep),
-            left,
-        )
-    )
+    done, total = run.engine.step * settings.timestep, settings.steps * settings.timestep
+    speed = run.pace.ns_per_day(settings.timestep)
+    state = f"{run.record.temperature:.0f} K" + ("" if speed is None else f" · {speed:.3g} ns/day")
+    display.update(Progress(done / total, f"{done:.2f} of {total:g} ps", state, left))
     run.record.flush()
 
 

@@ -26,7 +26,7 @@ from calculators.simulation.engine import (
 )
 from calculators.simulation.folder import SimulationFolder, write_json
 from calculators.simulation.openmm_engine import OpenMMEngine, openmm_platform
-from calculators.simulation.progress import Pace
+from calculators.simulation.pace import Pace
 from calculators.simulation.record import Mark, Record, Uncertainty
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import Bonds, find_bonds

@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from calculators.simulation.progress import Pace
+from calculators.simulation.pace import Pace
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import TOLERANCE
 from calculators.simulation.statistics import block_average, linear_drift

@@ -18,6 +18,7 @@ import typer
 from torch import Tensor, nn
 
 from forcefield import Potential, build_potential, save_potential
+from forcefield.display import make_display
 from forcefield.potential import MAX_ATOMIC_NUMBER
 from forcefield.readout import EnergyReadout, fit_reference_energies
 from training.config import TrainConfig
@@ -29,7 +30,6 @@ from training.fit import fit, quiet_lightning
 from training.graphs import GraphDataset
 from training.pretraining.molecules import ELEMENTS, is_wanted
 from training.pretraining.storage import as_frame, load_structures
-from training.progress import make_display
 from training.run_folder import RunFolder, create
 
 LEVEL = MAX_ATOMIC_NUMBER + 1
