@@ -1,5 +1,6 @@
 """Features of trajectories from the representations that potentials are built on."""
 
-from featurizers.trajectory import TrajectoryFeatures, TrajectoryFeaturizer
+from featurizers.features import TrajectoryFeatures
+from featurizers.trajectory import TrajectoryFeaturizer
 
 __all__ = ["TrajectoryFeatures", "TrajectoryFeaturizer"]

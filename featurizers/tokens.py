@@ -3,7 +3,7 @@
 Shapes: atoms ``n``, tokens ``t``.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,10 +19,13 @@ from forcefield.errors import (
 
 if TYPE_CHECKING:
     from mdtraj import Topology
-    from mdtraj.core.topology import Chain
+    from mdtraj.core.topology import Atom, Chain
 
-TokenKind = Literal["atom", "residue", "molecule"]
+TokenKind = Literal["atom", "residue", "ca", "molecule"]
 """What becomes one token."""
+
+Beads = Mapping[str, Sequence[int]]
+"""A mapping of one's own: name of each token, and its atoms by their index in the topology."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class Tokens:
     """The tokens of a topology.
 
     Attributes:
-        of_atom: Token of each atom, (n,), int64; every token has at least one atom.
+        atoms: Atoms that belong to tokens, (k,), int64; an atom may be in several tokens, or in none.
+        token_of: Token of each of them, (k,), int64; every token has at least one atom.
         labels: Name of each token, t of them.
     """
 
-    of_atom: np.ndarray
+    atoms: np.ndarray
+    token_of: np.ndarray
     labels: tuple[str, ...]
 
 
@@ -72,7 +77,7 @@ def atomic_numbers(topology: "Topology", species: Collection[int]) -> np.ndarray
     return np.array(numbers, dtype=np.int64)
 
 
-def assign_tokens(topology: "Topology", kind: TokenKind) -> Tokens:
+def assign_tokens(topology: "Topology", kind: TokenKind | Beads, hydrogens: bool = True) -> Tokens:
     """Divide the atoms of a topology into tokens, in the topology's order.
 
     Labels are mdtraj's names (``ALA2-CA``, ``ALA2``, ``ACE1-NME3`` for a molecule from its first to
@@ -81,32 +86,84 @@ def assign_tokens(topology: "Topology", kind: TokenKind) -> Tokens:
     Args:
         topology: Of the trajectory.
         kind: ``atom``; ``residue``, where residues of different chains are different whatever their
-            numbers; or ``molecule``, all residues that bonds join. Bonds inside residues do not
-            matter, so a ligand without them stays whole.
+            numbers; ``ca``, the Cα atom of every residue that has one; ``molecule``, all residues
+            that bonds join (bonds inside residues do not matter, so a ligand without them stays
+            whole); or a mapping from names of tokens to indices of atoms.
+        hydrogens: Whether hydrogens belong to tokens. Without them, tokens of hydrogens alone are
+            left out.
 
     Raises:
-        ConfigError: ``kind`` is none of the three.
+        ConfigError: ``kind`` is unknown, a mapping is empty or names atoms that there are not, or
+            no atom is left.
         DataError: Molecules are asked for, and no bonds tell which of several residues they hold.
     """
-    if kind not in get_args(TokenKind):
-        raise ConfigError(f"unknown tokens {kind!r}; known are {', '.join(get_args(TokenKind))}")
-    prefix = _chain_prefixes(topology)
-    if kind == "atom":
-        labels = [f"{prefix[atom.residue.chain.index]}{atom}" for atom in topology.atoms]
-        return Tokens(np.arange(topology.n_atoms), tuple(labels))
-
-    residues = list(topology.residues)
-    # The first residue of the group that each residue is in; a group is a residue or a molecule.
-    first = _molecules(topology) if kind == "molecule" else np.arange(len(residues))
-    groups, of_atom = np.unique(
-        [first[atom.residue.index] for atom in topology.atoms], return_inverse=True
+    if not isinstance(kind, str):
+        members = _beads(topology, kind)
+    elif kind not in get_args(TokenKind):
+        raise ConfigError(
+            f"unknown tokens {kind!r}; known are {', '.join(get_args(TokenKind))}, and a mapping from "
+            "names to atom indices"
+        )
+    elif kind in ("atom", "ca"):
+        prefix = _chain_prefixes(topology)
+        members = [
+            (f"{prefix[atom.residue.chain.index]}{atom}", [atom.index])
+            for atom in topology.atoms
+            if kind == "atom" or _is_ca(atom)
+        ]
+    else:
+        members = _groups(topology, kind)
+    if not hydrogens:
+        heavy = np.array(
+            [a.element is None or a.element.atomic_number != 1 for a in topology.atoms]
+        )
+        members = [(label, [k for k in atoms if heavy[k]]) for label, atoms in members]
+        members = [(label, atoms) for label, atoms in members if atoms]
+    if not members:
+        raise ConfigError(f"tokens={kind!r} leaves nothing of {topology.n_atoms} atoms")
+    return Tokens(
+        atoms=np.array([k for _, atoms in members for k in atoms], dtype=np.int64),
+        token_of=np.repeat(np.arange(len(members)), [len(atoms) for _, atoms in members]),
+        labels=tuple(label for label, _ in members),
     )
-    labels = []
-    for group in groups:
+
+
+Member = tuple[str, list[int]]
+"""Label of a token and its atoms."""
+
+
+def _beads(topology: "Topology", beads: Beads) -> list[Member]:
+    members = [(str(name), [int(k) for k in atoms]) for name, atoms in beads.items()]
+    for name, atoms in members:
+        wrong = [k for k in atoms if not 0 <= k < topology.n_atoms]
+        if wrong or not atoms:
+            what = f"atom {wrong[0]}" if wrong else "no atoms"
+            raise ConfigError(
+                f"token {name!r} has {what}; atoms are numbered from 0 to {topology.n_atoms - 1}"
+            )
+    return members
+
+
+def _is_ca(atom: "Atom") -> bool:
+    """A calcium ion is also called CA."""
+    return atom.name == "CA" and atom.element is not None and atom.element.atomic_number == 6
+
+
+def _groups(topology: "Topology", kind: TokenKind) -> list[Member]:
+    """Residues, or molecules."""
+    prefix = _chain_prefixes(topology)
+    residues = list(topology.residues)
+    # The first residue of the group that each residue is in.
+    first = _molecules(topology) if kind == "molecule" else np.arange(len(residues))
+    members: dict[int, list[int]] = {}
+    for atom in topology.atoms:
+        members.setdefault(int(first[atom.residue.index]), []).append(atom.index)
+    labelled = []
+    for group, atoms in sorted(members.items()):
         start, end = residues[group], residues[np.flatnonzero(first == group)[-1]]
         name = str(start) if start is end else f"{start}-{end}"
-        labels.append(f"{prefix[start.chain.index]}{name}")
-    return Tokens(of_atom.astype(np.int64), tuple(labels))
+        labelled.append((f"{prefix[start.chain.index]}{name}", atoms))
+    return labelled
 
 
 def _molecules(topology: "Topology") -> np.ndarray:

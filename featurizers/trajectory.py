@@ -1,6 +1,6 @@
 """Features of every frame of a trajectory from the representation of a potential.
 
-    features = TrajectoryFeaturizer.from_potential("potential.safetensors").transform(trajectory)
+    features = TrajectoryFeaturizer.pretrained().transform(trajectory, tokens="residue")
 
 A trained network has learnt to describe an atom's surroundings; the features before its readout,
 pooled over atoms, residues or molecules, are coordinates in which slow motions can be looked for
@@ -11,18 +11,21 @@ mixers as geometric featurizers for conformational dynamics", arXiv 2409.19838.
 Shapes: frames ``f``, atoms ``n``, edges ``e``, tokens ``t``, channels ``c``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featurizers.backbone import Backbone
 from featurizers.edges import cells_of, edges_of
-from featurizers.tokens import TokenKind, Tokens, assign_tokens, atomic_numbers
-from forcefield import Potential, load_potential
+from featurizers.features import TrajectoryFeatures, concatenate
+from featurizers.images import whole
+from featurizers.tokens import Beads, TokenKind, Tokens, assign_tokens, atomic_numbers
+from forcefield import Potential
 from forcefield.errors import ConfigError, DataError
 from forcefield.pretrained import BACKBONE
 from forcefield.units import NANOMETER
@@ -37,99 +40,115 @@ BATCH_ATOMS = {"cpu": 500, "cuda": 20_000}
 """Atoms evaluated at a time: on a CPU what stays in its cache, on a GPU what keeps it busy."""
 
 
-@dataclass(frozen=True)
-class TrajectoryFeatures:
-    """Features of the tokens of every frame.
+class Options(TypedDict, total=False):
+    """Options of all methods of :class:`TrajectoryFeaturizer`.
 
     Attributes:
-        scalars: Unchanged by rotations and reflections, (f, t, c), float32.
-        vectors: Turn with the frame, (f, t, 3, c), float32, components x, y, z; for a model without
-            directions c = 0.
-        labels: Name of each token, t of them.
+        tokens: ``atom`` (the default), ``residue``, ``ca`` (the Cα of each residue with its
+            surroundings), ``molecule`` (residues joined by bonds), or a mapping from names of tokens
+            to atom indices.
+        pooling: ``sum`` (the default) or ``mean`` of the atoms of a token.
+        hydrogens: False leaves hydrogens out of the tokens. The network sees them all the same: it
+            has learnt from whole molecules.
+        periodic: None (the default) takes periodic images into account if the trajectory has a unit
+            cell; True demands one; False leaves it aside, which is right only for whole molecules.
+        batch_frames: Frames evaluated at a time; None (the default) for some 500 atoms on a CPU,
+            20 000 on a GPU.
     """
 
-    scalars: np.ndarray
-    vectors: np.ndarray
-    labels: tuple[str, ...]
+    tokens: TokenKind | Beads
+    pooling: Pooling
+    hydrogens: bool
+    periodic: bool | None
+    batch_frames: int | None
 
 
 @dataclass(frozen=True)
 class TrajectoryFeaturizer:
-    """Maps trajectories to the atomic features of a potential.
-
-    Options of all methods:
-
-    * ``tokens``: ``atom``, ``residue``, or ``molecule`` (residues joined by bonds).
-    * ``pooling``: ``sum`` or ``mean`` of the atoms of a token.
-    * ``periodic``: None takes periodic images into account if the trajectory has a unit cell; True
-      demands one; False leaves it aside, which is right only for whole molecules.
-    * ``batch_frames``: Frames evaluated at a time; None for some 500 atoms on a CPU, 20 000 on a GPU.
+    """Maps trajectories to atomic features, pooled to tokens; options are those of :class:`Options`.
 
     Attributes:
-        potential: Its representation is used, where its weights lie and in their precision.
+        backbone: The network, evaluated where its weights lie and in their precision.
     """
 
-    potential: Potential
+    backbone: Backbone
 
     @classmethod
     def pretrained(
         cls, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> "TrajectoryFeaturizer":
-        """Featurise with the weights that ship with the package: molecules of H C N O F S Cl.
-
-        Args:
-            device: Where to evaluate it.
-            dtype: Precision of the network; None for float32.
-        """
-        return cls.from_potential(BACKBONE, device, dtype)
+        """Featurise with the weights that ship with the package, for H, C, N, O, F, S and Cl."""
+        return cls.from_file(BACKBONE, device, dtype)
 
     @classmethod
-    def from_potential(
+    def from_file(
         cls,
         path: str | Path,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> "TrajectoryFeaturizer":
-        """Load a potential to featurise with.
+        """Load what to featurise with.
 
         Args:
-            path: Weights file, ``potential.safetensors`` in the folder of a training run.
+            path: Weights of a potential, ``potential.safetensors`` in the folder of a training run,
+                or ``backbone.safetensors`` of ``pretrain-featurizer``.
             device: Where to evaluate it.
             dtype: Precision of the network, if not that of the file.
 
         Raises:
             CheckpointError: There is no such file, or it is not one of this project.
         """
-        potential, _ = load_potential(path, dtype)
-        return cls(potential.to(device))
+        return cls(Backbone.load(path, device, dtype))
 
-    def transform(
-        self,
-        trajectory: "Trajectory",
-        tokens: TokenKind = "atom",
-        pooling: Pooling = "sum",
-        periodic: bool | None = None,
-        batch_frames: int | None = None,
-    ) -> TrajectoryFeatures:
+    @classmethod
+    def from_potential(cls, potential: Potential) -> "TrajectoryFeaturizer":
+        """Featurise with a potential in memory; the weights are shared, not copied."""
+        return cls(Backbone.of(potential))
+
+    def transform(self, trajectory: "Trajectory", **options: Unpack[Options]) -> TrajectoryFeatures:
         """Featurise a trajectory in memory.
 
         Args:
             trajectory: From mdtraj, in nm as always there; the elements are those of its topology.
-            tokens: See the class, as for the other options.
-            pooling: Sum or mean.
-            periodic: Whether to use the unit cell.
-            batch_frames: Frames at a time.
+            **options: See :class:`Options`.
 
         Raises:
-            UnknownElementError: The potential does not know an element, or an atom has none.
+            UnknownElementError: The network does not know an element, or an atom has none.
             InvalidStructureError: A virtual site, a position that is not finite, two atoms in one
                 place, or a unit cell without room for the atoms.
             DataError: No frames, no unit cell although one is demanded, or no bonds to tell
                 molecules by.
             ConfigError: An option has an impossible value.
         """
-        frames = range(trajectory.n_frames)
-        return self._transform(trajectory, frames, tokens, pooling, periodic, batch_frames)
+        return self._transform(trajectory, range(trajectory.n_frames), **options)
+
+    def stream(
+        self,
+        pieces: "Iterable[Trajectory]",
+        *,
+        start: int = 0,
+        stride: int = 1,
+        **options: Unpack[Options],
+    ) -> Iterator[TrajectoryFeatures]:
+        """Featurise a trajectory piece by piece.
+
+        Args:
+            pieces: Parts of one trajectory, such as those of ``mdtraj.iterload`` or
+                :func:`featurizers.mdanalysis.pieces`.
+            start: Number of the first frame, for messages.
+            stride: What the number grows by from frame to frame, for messages.
+            **options: See :class:`Options`.
+
+        Yields:
+            Features of each piece.
+
+        Raises:
+            ForceFieldError: As for :meth:`transform`.
+        """
+        for piece in pieces:
+            frames = range(start, start + stride * piece.n_frames, stride)
+            yield self._transform(piece, frames, **options)
+            start = frames.stop
 
     def stream_file(
         self,
@@ -138,11 +157,9 @@ class TrajectoryFeaturizer:
         *,
         chunk: int = 1000,
         stride: int = 1,
+        skip: int = 0,
         atom_indices: Sequence[int] | np.ndarray | None = None,
-        tokens: TokenKind = "atom",
-        pooling: Pooling = "sum",
-        periodic: bool | None = None,
-        batch_frames: int | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[TrajectoryFeatures]:
         """Featurise a file piece by piece, for trajectories that do not fit into memory.
 
@@ -151,12 +168,10 @@ class TrajectoryFeaturizer:
             top: Topology, or the file that holds it; not needed for formats that have their own.
             chunk: Frames to read at a time.
             stride: Take every so many-th frame.
+            skip: Frames of the file to leave out at its beginning.
             atom_indices: Atoms to keep, such as those of the solute; the others are not seen by the
-                potential either.
-            tokens: See the class, as for the other options.
-            pooling: Sum or mean.
-            periodic: Whether to use the unit cell.
-            batch_frames: Frames at a time, within a chunk.
+                network either.
+            **options: See :class:`Options`.
 
         Yields:
             Features of ``chunk`` frames, fewer in the last piece.
@@ -165,13 +180,12 @@ class TrajectoryFeaturizer:
             DataError: The file or its topology cannot be read, or they do not fit each other.
             ForceFieldError: As for :meth:`transform`; frames are those of the file.
         """
-        if chunk < 1 or stride < 1:
-            raise ConfigError(f"chunk and stride start at 1, found {chunk} and {stride}")
-        start = 0
-        for trajectory in _read(Path(path), top, chunk, stride, atom_indices):
-            frames = range(start, start + stride * trajectory.n_frames, stride)
-            yield self._transform(trajectory, frames, tokens, pooling, periodic, batch_frames)
-            start = frames.stop
+        if chunk < 1 or stride < 1 or skip < 0:
+            raise ConfigError(
+                f"chunk and stride start at 1 and skip at 0, found {chunk}, {stride} and {skip}"
+            )
+        pieces = read_pieces(Path(path), top, chunk, stride, skip, atom_indices)
+        return self.stream(pieces, start=skip, stride=stride, **options)
 
     def transform_file(
         self,
@@ -181,10 +195,7 @@ class TrajectoryFeaturizer:
         chunk: int = 1000,
         stride: int = 1,
         atom_indices: Sequence[int] | np.ndarray | None = None,
-        tokens: TokenKind = "atom",
-        pooling: Pooling = "sum",
-        periodic: bool | None = None,
-        batch_frames: int | None = None,
+        **options: Unpack[Options],
     ) -> TrajectoryFeatures:
         """The pieces of :meth:`stream_file`, with the same arguments and errors, joined into one.
 
@@ -192,37 +203,27 @@ class TrajectoryFeaturizer:
         """
         parts = list(
             self.stream_file(
-                path,
-                top,
-                chunk=chunk,
-                stride=stride,
-                atom_indices=atom_indices,
-                tokens=tokens,
-                pooling=pooling,
-                periodic=periodic,
-                batch_frames=batch_frames,
+                path, top, chunk=chunk, stride=stride, atom_indices=atom_indices, **options
             )
         )
         if not parts:
             raise DataError(f"{path} has no frames")
-        return TrajectoryFeatures(
-            np.concatenate([part.scalars for part in parts]),
-            np.concatenate([part.vectors for part in parts]),
-            parts[0].labels,
-        )
+        return concatenate(parts)
 
     def _transform(
         self,
         trajectory: "Trajectory",
         frames: range,
-        tokens: TokenKind,
-        pooling: Pooling,
-        periodic: bool | None,
-        batch_frames: int | None,
+        *,
+        tokens: TokenKind | Beads = "atom",
+        pooling: Pooling = "sum",
+        hydrogens: bool = True,
+        periodic: bool | None = None,
+        batch_frames: int | None = None,
     ) -> TrajectoryFeatures:
         """:meth:`transform`; ``frames`` are the numbers of the frames in messages."""
-        numbers = atomic_numbers(trajectory.topology, self.potential.species)
-        token_map = assign_tokens(trajectory.topology, tokens)
+        numbers = atomic_numbers(trajectory.topology, self.backbone.species)
+        token_map = assign_tokens(trajectory.topology, tokens, hydrogens)
         step = self._batch_frames(len(numbers), batch_frames)
         if pooling not in get_args(Pooling):
             raise ConfigError(
@@ -240,66 +241,54 @@ class TrajectoryFeaturizer:
                 positions,
                 numbers,
                 None if cells is None else cells[batch],
-                self.potential.cutoff,
-                self._device,
+                self.backbone.cutoff,
+                self.backbone.device,
                 frames[batch],
             )
-            atoms = self._represent(numbers, len(positions), edge_index, vectors)
+            atoms = self.backbone(numbers, len(positions), edge_index, vectors)
             parts.append([_pool(values, token_map, pooling) for values in atoms])
         scalars, directions = (np.concatenate(values) for values in zip(*parts, strict=True))
-        return TrajectoryFeatures(scalars, directions, token_map.labels)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.potential.readout.scale.device
+        joined = torch.from_numpy(whole(trajectory, cells is not None)) * NANOMETER
+        return TrajectoryFeatures(
+            scalars, directions, _pool(joined, token_map, "mean"), token_map.labels
+        )
 
     def _batch_frames(self, num_atoms: int, batch_frames: int | None) -> int:
         if batch_frames is None:
-            return max(1, BATCH_ATOMS.get(self._device.type, 500) // max(1, num_atoms))
+            atoms = BATCH_ATOMS.get(self.backbone.device.type, 500)
+            return max(1, atoms // max(1, num_atoms))
         if batch_frames < 1:
             raise ConfigError(f"batch_frames starts at 1, found {batch_frames}")
         return batch_frames
 
-    def _represent(
-        self, numbers: np.ndarray, frames: int, edge_index: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Scalars (f, n, c) and vectors (f, n, 3, c) of the atoms of a batch."""
-        index = torch.as_tensor(numbers, device=self._device)
-        species = self.potential.species_index.index_select(0, index).repeat(frames)
-        with torch.no_grad():
-            scalars, steerable = self.potential.representation(
-                species, edge_index, vectors.to(self.potential.readout.scale.dtype)
-            )
-        # Degree 1 comes first, in the order x, y, z; a model without directions has no components
-        # and no channels, so that nothing is missing from a reshaped (f n, 3, 0).
-        shape = (frames, len(numbers))
-        directions = steerable[:, :3].reshape(len(species), 3, steerable.shape[2])
-        return scalars.unflatten(0, shape), directions.unflatten(0, shape)
-
 
 def _pool(values: Tensor, tokens: Tokens, pooling: Pooling) -> np.ndarray:
     """Pool features of atoms (f, n, ...) to tokens (f, t, ...), float32."""
-    index = torch.as_tensor(tokens.of_atom, device=values.device)
+    atoms = torch.as_tensor(tokens.atoms, device=values.device)
+    index = torch.as_tensor(tokens.token_of, device=values.device)
     shape = (values.shape[0], len(tokens.labels), *values.shape[2:])
-    pooled = values.new_zeros(shape).index_add(1, index, values)
+    pooled = values.new_zeros(shape).index_add(1, index, values.index_select(1, atoms))
     if pooling == "mean":
-        atoms = torch.bincount(index).to(values.dtype)
-        pooled = pooled / atoms.view(-1, *[1] * (values.dim() - 2))
+        count = torch.bincount(index).to(values.dtype)
+        pooled = pooled / count.view(-1, *[1] * (values.dim() - 2))
     return pooled.to("cpu", torch.float32).numpy()
 
 
-def _read(
+def read_pieces(
     path: Path,
     top: "str | Path | Trajectory | Topology | None",
     chunk: int,
-    stride: int,
-    atom_indices: Sequence[int] | np.ndarray | None,
+    stride: int = 1,
+    skip: int = 0,
+    atom_indices: Sequence[int] | np.ndarray | None = None,
 ) -> "Iterator[Trajectory]":
     """Pieces of a file, with mdtraj's complaints as :class:`DataError`."""
     import mdtraj
 
+    # mdtraj takes only text for a topology's file.
+    top = str(top) if isinstance(top, Path) else top
     pieces = mdtraj.iterload(
-        str(path), chunk=chunk, top=top, stride=stride, atom_indices=atom_indices
+        str(path), chunk=chunk, top=top, stride=stride, skip=skip, atom_indices=atom_indices
     )
     while True:
         try:

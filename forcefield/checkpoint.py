@@ -5,10 +5,12 @@ potential again, and what a reader wants to know about it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from forcefield.errors import CheckpointError
 from forcefield.potential import Potential, build_potential
@@ -16,6 +18,9 @@ from forcefield.uncertainty import has_uncertainty
 from forcefield.version import __version__
 
 FORMAT = "hegnn-forcefield"
+BACKBONE = "backbone"
+"""Kind of a file that holds a representation without a readout; potentials name no kind."""
+
 FORMAT_VERSION = 1
 _POSTERIOR = ("posterior.factor", "posterior.scales")
 UNITS = {"length": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
@@ -41,19 +46,24 @@ def describe(potential: Potential, metadata: dict[str, Any] | None = None) -> di
 def save_potential(
     potential: Potential, path: str | Path, metadata: dict[str, Any] | None = None
 ) -> None:
-    """Write weights and header; a file of that name is replaced only once the new one is complete."""
-    from safetensors.torch import save
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
+    """Write weights and header."""
     state = potential.state_dict()
     if has_uncertainty(potential):
         state |= zip(
             _POSTERIOR, (potential.posterior.factor, potential.posterior.scales), strict=True
         )
+    write_weights(path, state, describe(potential, metadata))
+
+
+def write_weights(path: str | Path, state: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a header; a file of that name is replaced once the new one is complete."""
+    from safetensors.torch import save
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    temporary.write_bytes(save(tensors, {"header": json.dumps(describe(potential, metadata))}))
+    temporary.write_bytes(save(tensors, {"header": json.dumps(header)}))
     temporary.replace(path)
 
 
@@ -100,11 +110,16 @@ def load_potential(
         dtype: Floating-point type of the network, if not that of the file.
 
     Raises:
-        CheckpointError: See :func:`read_header`; or the tensors do not fit the header.
+        CheckpointError: See :func:`read_header`; the file holds no energies; or the tensors do not
+            fit the header.
     """
     from safetensors.torch import load_file
 
     header = read_header(path)
+    if header.get("kind") == BACKBONE:
+        raise CheckpointError(
+            f"{path} describes atoms and knows no energies: it is for TrajectoryFeaturizer.from_file"
+        )
     dtype = dtype or getattr(torch, header["dtype"])
     potential = build_potential(header["architecture"], header["species"], dtype=dtype)
     state = load_file(path)

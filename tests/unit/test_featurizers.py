@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 
 import featurizers.edges
 from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
-from forcefield import Potential, build_graph, save_potential
+from featurizers.tokens import assign_tokens
+from forcefield import Potential, build_graph, load_potential, save_potential
+from forcefield.checkpoint import read_header
 from forcefield.errors import (
     CheckpointError,
     ConfigError,
@@ -55,12 +57,12 @@ def random_walk(structure: Structure, frames: int, step: float = 0.2) -> mdtraj.
 @pytest.fixture
 def featurizer(potential: Potential) -> TrajectoryFeaturizer:
     """With each representation."""
-    return TrajectoryFeaturizer(potential)
+    return TrajectoryFeaturizer.from_potential(potential)
 
 
 @pytest.fixture
 def hegnn() -> TrajectoryFeaturizer:
-    return TrajectoryFeaturizer(make_potential("hegnn"))
+    return TrajectoryFeaturizer.from_potential(make_potential("hegnn"))
 
 
 @pytest.fixture
@@ -73,8 +75,8 @@ def crystal_walk(crystal: Structure) -> mdtraj.Trajectory:
     return random_walk(crystal, frames=3)
 
 
-def test_features_are_those_of_the_representation(featurizer, walk, crystal_walk):
-    potential = featurizer.potential
+def test_features_are_those_of_the_representation(potential, walk, crystal_walk):
+    featurizer = TrajectoryFeaturizer.from_potential(potential)
     for trajectory in (walk, crystal_walk):
         features = featurizer.transform(trajectory)
         numbers = np.array([atom.element.atomic_number for atom in trajectory.topology.atoms])
@@ -107,7 +109,7 @@ def test_shapes_and_labels(featurizer, walk):
         7,
         9,
         3,
-        channels[featurizer.potential.architecture["name"]],
+        channels[featurizer.backbone.architecture["name"]],
     )
     assert features.scalars.dtype == features.vectors.dtype == np.float32
     assert features.labels[:3] == ("MOL0-C0", "MOL0-C1", "MOL0-O2")
@@ -247,6 +249,7 @@ def test_atoms_without_neighbours(featurizer):
     features = featurizer.transform(apart)
     assert np.isfinite(features.scalars).all()
     np.testing.assert_array_equal(features.vectors, 0)
+    close(features.positions, 10 * apart.xyz)
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -262,7 +265,13 @@ def test_files_in_pieces(hegnn, walk, tmp_path, stride):
     expected = hegnn.transform(loaded[::stride])
     close(joined.scalars, expected.scalars)
     close(joined.vectors, expected.vectors)
+    close(joined.positions, expected.positions)
     assert joined.labels == expected.labels
+    rest = list(hegnn.stream_file(tmp_path / "md.dcd", **arguments, skip=3))
+    close(
+        np.concatenate([piece.scalars for piece in rest]),
+        hegnn.transform(loaded[3::stride]).scalars,
+    )
 
 
 def test_part_of_the_atoms_of_a_file(hegnn, walk, tmp_path):
@@ -273,19 +282,101 @@ def test_part_of_the_atoms_of_a_file(hegnn, walk, tmp_path):
     assert part.labels == expected.labels
 
 
-def test_from_potential(walk, tmp_path):
+def test_from_weights_of_a_potential(walk, tmp_path):
     potential = make_potential("hegnn", dtype=torch.float32)
     save_potential(potential, tmp_path / "potential.safetensors")
-    loaded = TrajectoryFeaturizer.from_potential(tmp_path / "potential.safetensors")
-    expected = TrajectoryFeaturizer(potential).transform(walk)
+    loaded = TrajectoryFeaturizer.from_file(tmp_path / "potential.safetensors")
+    expected = TrajectoryFeaturizer.from_potential(potential).transform(walk)
     np.testing.assert_array_equal(loaded.transform(walk).scalars, expected.scalars)
-    double = TrajectoryFeaturizer.from_potential(
+    double = TrajectoryFeaturizer.from_file(
         str(tmp_path / "potential.safetensors"), dtype=torch.float64
     )
-    assert double.potential.readout.scale.dtype == torch.float64
+    assert double.backbone.dtype == torch.float64
     close(double.transform(walk).scalars, expected.scalars)
     with pytest.raises(CheckpointError, match="no weights file"):
-        TrajectoryFeaturizer.from_potential(tmp_path / "other.safetensors")
+        TrajectoryFeaturizer.from_file(tmp_path / "other.safetensors")
+
+
+def test_backbones_without_a_readout(walk, tmp_path):
+    potential = make_potential("egnn", dtype=torch.float32)
+    featurizer = TrajectoryFeaturizer.from_potential(potential)
+    path = tmp_path / "backbone.safetensors"
+    featurizer.backbone.save(path, {"name": "of a test"})
+    loaded = TrajectoryFeaturizer.from_file(path)
+    np.testing.assert_array_equal(
+        loaded.transform(walk).scalars, featurizer.transform(walk).scalars
+    )
+    assert loaded.backbone.cutoff == potential.cutoff
+    assert read_header(path)["name"] == "of a test"
+    with pytest.raises(CheckpointError, match="knows no energies"):
+        load_potential(path)
+
+
+def test_tokens_without_hydrogens(hegnn, walk):
+    whole = hegnn.transform(walk)
+    heavy = hegnn.transform(walk, hydrogens=False)
+    assert heavy.labels == whole.labels[:3]
+    close(heavy.scalars, whole.scalars[:, :3])  # the network still sees the hydrogens
+    residue = hegnn.transform(walk, tokens="residue", hydrogens=False)
+    close(residue.scalars[:, 0], whole.scalars[:, :3].sum(axis=1))
+    hydrogen_alone = mdtraj.Trajectory(np.zeros((1, 1, 3)), single_residue(np.array([1])))
+    with pytest.raises(ConfigError, match="leaves nothing of 1 atoms"):
+        hegnn.transform(hydrogen_alone, hydrogens=False)
+
+
+def test_alpha_carbons(hegnn):
+    trajectory = two_chains()
+    for residue in list(trajectory.topology.residues)[1:]:
+        next(residue.atoms_by_name("C")).name = "CA"
+    calcium = trajectory.topology.residue(0).atom(0)
+    calcium.name = "CA"
+    calcium.element = mdtraj.element.calcium
+    assert assign_tokens(trajectory.topology, "ca").labels == (
+        "A:GLY2-CA",
+        "B:GLY2-CA",
+        "B:GLY3-CA",
+    )
+    calcium.element = carbon
+    features = hegnn.transform(trajectory, tokens="ca")
+    close(features.scalars, hegnn.transform(trajectory).scalars[:, ::3])
+    close(features.positions, 10 * trajectory.xyz[:, ::3])
+
+
+def test_beads_of_ones_own(hegnn, walk):
+    atoms = hegnn.transform(walk)
+    beads = {"head": [2, 8], "tail": [0, 3, 4, 5], "again": [2]}
+    features = hegnn.transform(walk, tokens=beads, pooling="mean")
+    assert features.labels == ("head", "tail", "again")
+    for k, members in enumerate(beads.values()):
+        close(features.scalars[:, k], atoms.scalars[:, members].mean(axis=1))
+        close(features.vectors[:, k], atoms.vectors[:, members].mean(axis=1))
+        close(features.positions[:, k], 10 * walk.xyz[:, members].mean(axis=1))
+    with pytest.raises(ConfigError, match="'head' has atom 9; atoms are numbered from 0 to 8"):
+        hegnn.transform(walk, tokens={"head": [9]})
+    with pytest.raises(ConfigError, match="'none' has no atoms"):
+        hegnn.transform(walk, tokens={"none": []})
+
+
+def test_positions_of_molecules_that_the_cell_cuts(hegnn):
+    trajectory = two_chains()
+    cell = np.array([[1.2, 0.0, 0.0], [0.3, 1.1, 0.0], [-0.2, 0.4, 1.3]])
+    trajectory.unitcell_vectors = np.repeat(cell[None], 4, axis=0)
+    atoms = list(trajectory.topology.atoms)
+    for residue in range(4):
+        for k in (1, 2):
+            trajectory.topology.add_bond(atoms[3 * residue], atoms[3 * residue + k])
+    expected = hegnn.transform(trajectory, tokens="residue")
+    inside = np.einsum("fni,ij->fnj", trajectory.xyz, np.linalg.inv(cell)) + np.array(
+        [0.05, 0.9, 0.95]
+    )
+    wrapped = trajectory[:]
+    wrapped.xyz = np.einsum("fni,ij->fnj", inside % 1.0, cell)
+    assert np.ptp(np.floor(inside), axis=1).max() == 1  # it is cut
+    actual = hegnn.transform(wrapped, tokens="residue")
+    close(actual.scalars, expected.scalars)
+    close(
+        actual.positions - actual.positions[:, :1], expected.positions - expected.positions[:, :1]
+    )
 
 
 def test_elements_come_from_the_topology(hegnn, walk):

@@ -1,0 +1,141 @@
+"""The network that describes atoms: a potential's representation, or one trained to remove noise.
+
+Both come as safetensors files with a header; what is not representation in a potential's file is left
+aside.
+
+Shapes: frames ``f``, atoms ``n``, edges ``e``, channels ``c``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forcefield import Potential, build_potential
+from forcefield.checkpoint import BACKBONE, FORMAT, FORMAT_VERSION, read_header, write_weights
+from forcefield.errors import CheckpointError
+from forcefield.potential import Representation
+from forcefield.version import __version__
+
+_PREFIX = "representation."
+
+
+class Backbone:
+    """Maps atoms and the vectors between them to features, without gradients.
+
+    Args:
+        representation: Maps (species, edge_index, vectors) to scalars and steerable features.
+        architecture: Its name and arguments.
+        species: Atomic numbers in the order of the species indices.
+        name: What results shall say they were made with.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        architecture: Mapping[str, Any],
+        species: Sequence[int],
+        name: str = "",
+    ) -> None:
+        self.representation = representation.eval()
+        self.architecture = dict(architecture)
+        self.species = list(species)
+        self.name = name
+        self.species_index = {z: k for k, z in enumerate(self.species)}
+
+    @classmethod
+    def of(cls, potential: Potential, name: str = "potential") -> "Backbone":
+        """The representation of a potential."""
+        return cls(potential.representation, potential.architecture, potential.species, name)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> "Backbone":
+        """Read the weights of a potential or of :meth:`save`.
+
+        Args:
+            path: ``potential.safetensors`` or ``backbone.safetensors`` of a training run.
+            device: Where to evaluate it.
+            dtype: Precision of the network, if not that of the file.
+
+        Raises:
+            CheckpointError: There is no such file, or it is not one of this project.
+        """
+        from safetensors.torch import load_file
+
+        header = read_header(path)
+        dtype = dtype or getattr(torch, header["dtype"])
+        built = build_potential(header["architecture"], header["species"], dtype=dtype)
+        state = load_file(path)
+        own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+        try:
+            built.representation.load_state_dict(own)
+        except RuntimeError as error:
+            raise CheckpointError(f"the tensors in {path} do not fit its header: {error}") from None
+        backbone = cls.of(built, name=Path(path).stem)
+        backbone.representation.to(device)
+        return backbone
+
+    def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write weights and a header that says what they are."""
+        state = {_PREFIX + k: v for k, v in self.representation.state_dict().items()}
+        header = {
+            **(metadata or {}),
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "kind": BACKBONE,
+            "version": __version__,
+            "architecture": self.architecture,
+            "species": self.species,
+            "cutoff": self.cutoff,
+            "units": {"length": "Angstrom"},
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in self.representation.parameters()),
+        }
+        write_weights(path, state, header)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.representation.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return next(self.representation.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is evaluated."""
+        return next(self.representation.parameters()).device
+
+    def __call__(
+        self, numbers: np.ndarray, frames: int, edge_index: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features of the atoms of several frames.
+
+        Args:
+            numbers: Atomic numbers of a frame, (n,), all among ``species``.
+            frames: Number of frames f.
+            edge_index: Atoms j and i of each pair, (2, e); atoms of frame k are numbered from k n on.
+            vectors: r_j - r_i, (e, 3), Å.
+
+        Returns:
+            Scalars (f, n, c) and vectors (f, n, 3, c), components x, y, z.
+        """
+        index = [self.species_index[int(z)] for z in numbers]
+        species = torch.tensor(index, device=self.device).repeat(frames)
+        with torch.no_grad():
+            scalars, steerable = self.representation(species, edge_index, vectors.to(self.dtype))
+        # Degree 1 comes first, in the order x, y, z; a model without directions has no components
+        # and no channels, so that nothing is missing from a reshaped (f n, 3, 0).
+        shape = (frames, len(numbers))
+        directions = steerable[:, :3].reshape(len(species), 3, steerable.shape[2])
+        return scalars.unflatten(0, shape), directions.unflatten(0, shape)

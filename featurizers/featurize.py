@@ -1,0 +1,299 @@
+"""From trajectory files to one file of features, piece by piece: what ``featurize-trajectory`` does."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+from featurizers.features import TrajectoryFeatures, concatenate
+from featurizers.store import NPZ, FeatureStore, create_store, open_store, write_features
+from featurizers.tokens import assign_tokens
+from featurizers.trajectory import Options, TrajectoryFeaturizer, read_pieces
+from forcefield.display import Display, Progress, make_display
+from forcefield.errors import ConfigError, DataError, ForceFieldError
+from forcefield.interrupt import StopRequest
+from forcefield.memory import keep_freed_memory
+
+WITH_TIMES = {".xtc", ".trr", ".h5", ".nc", ".netcdf", ".ncdf", ".hdf5", ".tng", ".gro"}
+"""Formats whose files say when a frame was written. mdtraj counts the frames of others."""
+
+
+@dataclass(frozen=True)
+class Featurized:
+    """What a call of :func:`featurize` did.
+
+    Attributes:
+        frames: Frames in the file, of all trajectories.
+        tokens: Tokens in each.
+        channels: Scalar and vector channels.
+        frames_per_second: Speed of this call.
+        interrupted: It was stopped; ``resume`` does the rest.
+    """
+
+    frames: int
+    tokens: int
+    channels: tuple[int, int]
+    frames_per_second: float
+    interrupted: bool
+
+
+def featurize(
+    featurizer: TrajectoryFeaturizer,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    top: str | Path | None = None,
+    *,
+    selection: str | None = None,
+    stride: int = 1,
+    chunk: int = 1000,
+    frame_time: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+    **options: Unpack[Options],
+) -> Featurized:
+    """Featurise trajectories of one system and write the features to a file.
+
+    Args:
+        featurizer: Does the work.
+        sources: Files of trajectories, any format that mdtraj reads.
+        out: File that ends in .h5, .hdf5 or .zarr, which grows and can be continued; or in .npz, which
+            is written at the end.
+        top: File of the topology, if the trajectories have none.
+        selection: Atoms to keep, in mdtraj's language ("protein"); the network sees no others.
+        stride: Take every so many-th frame.
+        chunk: Frames to read at a time.
+        frame_time: Time between frames of the files, ps, where they do not say it.
+        resume: Continue a file that was not finished; new sources may follow the old ones.
+        overwrite: Replace a file of that name.
+        show_progress: Show frames, frames per second and time left.
+        **options: See :class:`featurizers.trajectory.Options`.
+
+    Raises:
+        ConfigError: The file exists already, or cannot be continued with these settings.
+        DataError: A file cannot be read.
+        ForceFieldError: See :meth:`TrajectoryFeaturizer.transform`.
+    """
+    keep_freed_memory()
+    files, out = [Path(source) for source in sources], Path(out)
+    if not files:
+        raise ConfigError("there is no trajectory to featurise")
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"no such file: {file}")
+    if out.exists() and not (resume or overwrite):
+        raise ConfigError(
+            f"{out} exists: add --resume to continue it, or --overwrite to replace it"
+        )
+    first = next(read_pieces(files[0], top, 2, stride), None)
+    if first is None:
+        raise DataError(f"{files[0]} has no frames")
+    atoms = _select(first.topology, selection)
+    kept = first.topology if atoms is None else first.topology.subset(atoms)
+    if frame_time is not None:
+        frame_time *= stride
+    elif files[0].suffix in WITH_TIMES and first.n_frames == 2:
+        frame_time = float(first.time[1] - first.time[0]) or None
+    tokens = assign_tokens(kept, options.get("tokens", "atom"), options.get("hydrogens", True))
+    description = {
+        "labels": list(tokens.labels),
+        "sources": [str(file.resolve()) for file in files],
+        "topology": None if top is None else str(Path(top).resolve()),
+        "atom_indices": atoms,
+        "stride": stride,
+        "frame_time_ps": frame_time,
+        "options": {key: value for key, value in options.items() if key != "batch_frames"},
+        "backbone": featurizer.backbone.name,
+        "architecture": featurizer.backbone.architecture,
+    }
+    totals = [_length(file, stride) for file in files]
+    stop = StopRequest("this piece")
+    meter = _Meter(totals, make_display(10.0) if show_progress else None)
+    try:
+        with _store(out, description, resume) as store, stop.listening():
+            for k, file in enumerate(files):
+                if stop.requested or store.is_complete(k):
+                    meter.skip(store.frames(k))
+                    continue
+                done = store.frames(k)
+                meter.skip(done)
+                pieces = featurizer.stream_file(
+                    file,
+                    top,
+                    chunk=chunk,
+                    stride=stride,
+                    skip=done * stride,
+                    atom_indices=atoms,
+                    **options,
+                )
+                for piece in _named(pieces, file):
+                    store.append(k, piece)
+                    meter.add(len(piece))
+                    if stop.requested:
+                        break
+                else:
+                    if not store.frames(k):
+                        raise DataError(f"{file} has no frames")
+                    store.complete(k)
+            interrupted = not all(store.is_complete(k) for k in range(len(files)))
+            sample = store.read(0, slice(1)) if store.frames(0) else None
+    finally:
+        meter.close()
+    channels = (0, 0) if sample is None else (sample.scalars.shape[2], sample.vectors.shape[3])
+    return Featurized(meter.frames, len(tokens.labels), channels, meter.speed, interrupted)
+
+
+class Store(Protocol):
+    """Where features go."""
+
+    def frames(self, trajectory: int) -> int:
+        """Frames that are there."""
+
+    def is_complete(self, trajectory: int) -> bool:
+        """Whether there are no more."""
+
+    def append(self, trajectory: int, features: TrajectoryFeatures) -> None:
+        """Add frames."""
+
+    def complete(self, trajectory: int) -> None:
+        """Note that there are no more."""
+
+    def read(self, trajectory: int, frames: slice = ...) -> TrajectoryFeatures:
+        """Frames of a trajectory."""
+
+
+class _Memory:
+    """Keeps features until the end."""
+
+    def __init__(self) -> None:
+        self.parts: dict[int, list[TrajectoryFeatures]] = {}
+        self.done: set[int] = set()
+
+    def frames(self, trajectory: int) -> int:
+        return sum(len(part) for part in self.parts.get(trajectory, []))
+
+    def is_complete(self, trajectory: int) -> bool:
+        return trajectory in self.done
+
+    def append(self, trajectory: int, features: TrajectoryFeatures) -> None:
+        self.parts.setdefault(trajectory, []).append(features)
+
+    def complete(self, trajectory: int) -> None:
+        self.done.add(trajectory)
+
+    def read(self, trajectory: int, frames: slice = slice(None)) -> TrajectoryFeatures:
+        return concatenate(self.parts[trajectory])[frames]
+
+
+@contextmanager
+def _store(out: Path, description: dict[str, Any], resume: bool) -> Iterator[Store]:
+    if out.suffix in NPZ:
+        if resume:
+            raise ConfigError(f"{out.name} is written at the end and cannot be continued: use .h5")
+        memory = _Memory()
+        yield memory
+        if len(memory.done) == len(description["sources"]):
+            whole = [memory.read(k) for k in sorted(memory.done)]
+            write_features(out, whole, **description)
+    elif resume and out.exists():
+        with open_store(out, append=True) as store:
+            _check_same(out, store, description)
+            yield store
+    else:
+        with create_store(out, description) as store:
+            yield store
+
+
+def _check_same(out: Path, store: FeatureStore, description: dict[str, Any]) -> None:
+    """Whether what is there was made like this; sources may have been added."""
+    before = store.description
+    old, new = before["sources"], description["sources"]
+    if new[: len(old)] != old:
+        raise ConfigError(f"{out} began with other trajectories: {', '.join(old)}")
+    for key in sorted(set(description) - {"sources"}):
+        # What JSON makes of it: tuples become lists.
+        if before.get(key) != description[key]:
+            raise ConfigError(
+                f"{out} was started with other settings: {key} was {before.get(key)}, now "
+                f"{description[key]}"
+            )
+    store.describe({**before, "sources": new})
+
+
+def _named(pieces: Iterator[TrajectoryFeatures], file: Path) -> Iterator[TrajectoryFeatures]:
+    """Pieces; errors name the file."""
+    try:
+        yield from pieces
+    except ForceFieldError as error:
+        if str(file) in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _select(topology: Any, selection: str | None) -> list[int] | None:
+    if selection is None:
+        return None
+    try:
+        atoms = topology.select(selection)
+    except (ValueError, SyntaxError, AttributeError) as error:
+        raise ConfigError(f"selection {selection!r} is not in mdtraj's language: {error}") from None
+    if not len(atoms):
+        raise ConfigError(f"selection {selection!r} selects none of {topology.n_atoms} atoms")
+    return [int(k) for k in atoms]
+
+
+def _length(file: Path, stride: int) -> int | None:
+    """Frames that a file will give, where its format tells without reading it."""
+    import mdtraj
+
+    try:
+        with mdtraj.open(str(file)) as opened:
+            return -(-len(opened) // stride)
+    except Exception:  # Formats differ in what they raise when they do not know.
+        return None
+
+
+class _Meter:
+    """Counts frames and shows them."""
+
+    def __init__(self, totals: Sequence[int | None], display: Display | None) -> None:
+        known = [total for total in totals if total is not None]
+        self.total = sum(known) if len(known) == len(totals) else None
+        self.display = display
+        self.frames = self._new = 0
+        self._start = time.monotonic()
+        self._shown = -float("inf")
+
+    @property
+    def speed(self) -> float:
+        """Frames per second, without those that were there before."""
+        return self._new / max(1e-9, time.monotonic() - self._start)
+
+    def skip(self, frames: int) -> None:
+        """Frames that were there already."""
+        self.frames += frames
+
+    def add(self, frames: int) -> None:
+        """Frames that were computed."""
+        self.frames += frames
+        self._new += frames
+        now = time.monotonic()
+        last = self.frames == self.total
+        if self.display is None or (now - self._shown < self.display.interval and not last):
+            return
+        self._shown = now
+        share = left = None
+        of = ""
+        if self.total:
+            share = min(1.0, self.frames / self.total)
+            left = max(0, self.total - self.frames) / self.speed
+            of = f" of {self.total:,}"
+        place = f"{self.frames:,}{of} frames"
+        self.display.update(Progress(share, place, f"{self.speed:.3g} frames/s", left))
+
+    def close(self) -> None:
+        """Leave the screen in order."""
+        if self.display is not None:
+            self.display.close()

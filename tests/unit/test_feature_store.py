@@ -1,0 +1,171 @@
+"""Files of features: what comes back, continuing, formats, and the command that writes them."""
+
+import json
+
+import mdtraj
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from featurizers import TrajectoryFeaturizer
+from featurizers.features import concatenate
+from featurizers.featurize import featurize
+from featurizers.featurize_cli import app
+from featurizers.store import open_store, read_features, write_features
+from forcefield.errors import ConfigError, DataError
+from tests.conftest import Structure, make_potential
+from tests.unit.test_featurizers import close, random_walk
+
+
+@pytest.fixture
+def hegnn() -> TrajectoryFeaturizer:
+    return TrajectoryFeaturizer.from_potential(make_potential("hegnn"))
+
+
+@pytest.fixture
+def files(ethanol: Structure, tmp_path):
+    """Two trajectories, of 23 and 11 frames, and their topology."""
+    walk = random_walk(ethanol, frames=34)
+    walk[0].save(str(tmp_path / "molecule.pdb"))
+    walk[:23].save(str(tmp_path / "a.dcd"))
+    walk[23:].save(str(tmp_path / "b.dcd"))
+    return [tmp_path / "a.dcd", tmp_path / "b.dcd"], tmp_path / "molecule.pdb"
+
+
+@pytest.mark.parametrize("name", ["features.h5", "features.zarr", "features.npz"])
+@pytest.mark.parametrize("kind", ["hegnn", "egnn"])
+def test_what_is_written_is_what_is_computed(kind, name, files, tmp_path):
+    featurizer = TrajectoryFeaturizer.from_potential(make_potential(kind))
+    sources, top = files
+    result = featurize(
+        featurizer, sources, tmp_path / name, top, chunk=4, stride=2, frame_time=0.5, tokens="atom"
+    )
+    assert (result.frames, result.tokens, result.interrupted) == (12 + 6, 9, False)
+    features = read_features(tmp_path / name)
+    assert features.sources == sources
+    assert features.topology == top
+    assert features.frame_time == 1.0
+    assert features.stride == 2
+    for source, part in zip(sources, features.trajectories, strict=True):
+        expected = featurizer.transform(mdtraj.load(str(source), top=str(top))[::2])
+        assert part.labels == expected.labels
+        close(part.scalars, expected.scalars)
+        close(part.vectors, expected.vectors)
+        close(part.positions, expected.positions)
+    with pytest.raises(ConfigError, match="exists"):
+        featurize(featurizer, sources, tmp_path / name, top)
+
+
+@pytest.mark.parametrize("name", ["features.h5", "features.zarr"])
+def test_a_stopped_file_is_continued(hegnn, files, tmp_path, name, monkeypatch):
+    sources, top = files
+    out = tmp_path / name
+    stream = TrajectoryFeaturizer.stream_file
+
+    def broken(self, path, *arguments, **keywords):
+        for k, piece in enumerate(stream(self, path, *arguments, **keywords)):
+            if k == 2:
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(TrajectoryFeaturizer, "stream_file", broken)
+    with pytest.raises(KeyboardInterrupt):
+        featurize(hegnn, sources, out, top, chunk=4, tokens="atom")
+    monkeypatch.undo()
+    with open_store(out) as store:
+        assert (store.frames(0), store.frames(1)) == (8, 0)
+    with pytest.raises(DataError, match="2 of 2 trajectories are not featurised"):
+        read_features(out)
+    with pytest.raises(ConfigError, match="stride was 1, now 3"):
+        featurize(hegnn, sources, out, top, stride=3, tokens="atom", resume=True)
+    result = featurize(hegnn, sources, out, top, chunk=5, tokens="atom", resume=True)
+    assert result.frames == 34
+    features = read_features(out)
+    whole = hegnn.transform(concatenate_files(sources, top))
+    close(concatenate(features.trajectories).scalars, whole.scalars)
+
+
+def concatenate_files(sources, top) -> mdtraj.Trajectory:
+    return mdtraj.load([str(source) for source in sources], top=str(top))
+
+
+def test_trajectories_can_be_added(hegnn, files, tmp_path):
+    sources, top = files
+    out = tmp_path / "features.h5"
+    featurize(hegnn, sources[:1], out, top)
+    result = featurize(hegnn, sources, out, top, resume=True)
+    assert result.frames == 34
+    assert [len(part) for part in read_features(out).trajectories] == [23, 11]
+    with pytest.raises(ConfigError, match="began with other trajectories"):
+        featurize(hegnn, sources[1:], out, top, resume=True)
+
+
+def test_features_of_ones_own(hegnn, files, tmp_path):
+    sources, top = files
+    parts = [hegnn.transform_file(source, top=top) for source in sources]
+    write_features(tmp_path / "own.h5", parts, frame_time_ps=2.0)
+    features = read_features(tmp_path / "own.h5")
+    assert features.frame_time == 2.0
+    assert features.sources == []
+    np.testing.assert_array_equal(features.trajectories[1].scalars, parts[1].scalars)
+
+
+def test_what_is_refused(hegnn, files, tmp_path):
+    sources, top = files
+    with pytest.raises(ConfigError, match=r"end in \.h5, \.hdf5, \.zarr"):
+        featurize(hegnn, sources, tmp_path / "features.txt", top)
+    with pytest.raises(DataError, match="no such file"):
+        featurize(hegnn, [tmp_path / "c.dcd"], tmp_path / "features.h5", top)
+    with pytest.raises(ConfigError, match="selects none of 9 atoms"):
+        featurize(hegnn, sources, tmp_path / "features.h5", top, selection="protein")
+    with pytest.raises(DataError, match="no features at"):
+        read_features(tmp_path / "features.h5")
+    (tmp_path / "other.h5").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_features(tmp_path / "other.h5")
+
+
+class TestCommand:
+    def run(self, *arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    def test_from_files_to_features(self, files, tmp_path):
+        sources, top = files
+        out = tmp_path / "features.h5"
+        beads = tmp_path / "beads.json"
+        beads.write_text(json.dumps({"CC": [0, 1], "O": [2]}))
+        result = self.run(*sources, "--top", top, "--out", out, "--tokens", beads)
+        assert result.exit_code == 0, result.output
+        assert "34 frames of 2 tokens, 64 scalars and 16 vectors each" in result.output
+        features = read_features(out)
+        assert features.trajectories[0].labels == ("CC", "O")
+        again = self.run(*sources, "--top", top, "--out", out, "--tokens", beads)
+        assert again.exit_code == 2
+        assert "--resume" in again.output
+
+    def test_selection(self, files, tmp_path):
+        sources, top = files
+        out = tmp_path / "features.h5"
+        arguments = ["--tokens", "atom", "--select", "name =~ 'C.*'", "--quiet"]
+        result = self.run(*sources, "--top", top, "--out", out, *arguments)
+        assert result.exit_code == 0, result.output
+        features = read_features(out)
+        assert features.atom_indices == [0, 1]
+        assert features.trajectories[0].scalars.shape == (23, 2, 64)
+        wrong = self.run(*sources, "--top", top, "--out", tmp_path / "g.h5", "--select", "name (")
+        assert wrong.exit_code == 2
+        assert "not in mdtraj's language" in wrong.output
+
+    def test_times_come_from_files_that_have_them(self, ethanol, tmp_path):
+        walk = random_walk(ethanol, frames=5)
+        walk.time = 2.5 * np.arange(5)
+        walk.save(str(tmp_path / "md.xtc"))
+        walk[0].save(str(tmp_path / "molecule.pdb"))
+        arguments = ["--top", tmp_path / "molecule.pdb", "--stride", "2"]
+        out = tmp_path / "features.h5"
+        result = self.run(tmp_path / "md.xtc", *arguments, "--out", out, "--quiet")
+        assert result.exit_code == 0, result.output
+        assert read_features(out).frame_time == 5.0
+        walk.save(str(tmp_path / "md.dcd"))
+        self.run(tmp_path / "md.dcd", *arguments, "--out", tmp_path / "b.h5", "--quiet")
+        assert read_features(tmp_path / "b.h5").frame_time is None
