@@ -6,7 +6,7 @@ aside.
 Shapes: frames ``f``, atoms ``n``, edges ``e``, channels ``c``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from forcefield import Potential, build_potential
 from forcefield.checkpoint import BACKBONE, FORMAT, FORMAT_VERSION, read_header, write_weights
-from forcefield.errors import CheckpointError
+from forcefield.errors import CheckpointError, CompilationError
 from forcefield.potential import Representation
 from forcefield.version import __version__
 
@@ -45,6 +45,7 @@ class Backbone:
         self.species = list(species)
         self.name = name
         self.species_index = {z: k for k, z in enumerate(self.species)}
+        self._run: Callable[..., tuple[Tensor, Tensor]] = self.representation
 
     @classmethod
     def of(cls, potential: Potential, name: str = "potential") -> "Backbone":
@@ -57,6 +58,7 @@ class Backbone:
         path: str | Path,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> "Backbone":
         """Read the weights of a potential or of :meth:`save`.
 
@@ -64,6 +66,7 @@ class Backbone:
             path: ``potential.safetensors`` or ``backbone.safetensors`` of a training run.
             device: Where to evaluate it.
             dtype: Precision of the network, if not that of the file.
+            compile: See :meth:`compile`.
 
         Raises:
             CheckpointError: There is no such file, or it is not one of this project.
@@ -81,7 +84,50 @@ class Backbone:
             raise CheckpointError(f"the tensors in {path} do not fit its header: {error}") from None
         backbone = cls.of(built, name=Path(path).stem)
         backbone.representation.to(device)
+        if compile:
+            backbone.compile()
         return backbone
+
+    def compile(self) -> None:
+        """Have torch compile the network: a half to a quarter of the time per frame from then on.
+
+        It takes some 30 seconds, ten when torch finds its work of an earlier run on the disk: for
+        trajectories of more than some 50,000 frames. The first result is compared with that of the
+        network as it was.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+
+        compiled = torch.compile(self.representation, dynamic=True, fullgraph=True)
+
+        def first(species: Tensor, edge_index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+            expected = self.representation(species, edge_index, vectors)
+            if edge_index.shape[1] < 2 or len(species) < 2:
+                return expected  # Lengths of 0 and 1 would be compiled as if they were constant.
+            for tensor, axis in ((species, 0), (edge_index, 1), (vectors, 0)):
+                torch._dynamo.mark_dynamic(tensor, axis)
+            try:
+                found = compiled(species, edge_index, vectors)
+            except TorchDynamoException as error:
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                raise CompilationError(
+                    f"the network could not be compiled: {reason}. It takes a C++ compiler and "
+                    "Python's header files; compile=False does without"
+                ) from error
+            for one, other in zip(found, expected, strict=True):
+                if not torch.allclose(one, other, rtol=1e-4, atol=1e-4 * _size(other)):
+                    raise CompilationError(
+                        f"the compiled network gives other features: torch {torch.__version__} compiles "
+                        "it wrongly; run without compile=True"
+                    )
+            self._run = later
+            return found
+
+        def later(species: Tensor, edge_index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+            if edge_index.shape[1] < 2 or len(species) < 2:
+                return self.representation(species, edge_index, vectors)
+            return compiled(species, edge_index, vectors)
+
+        self._run = first
 
     def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Write weights and a header that says what they are."""
@@ -133,9 +179,13 @@ class Backbone:
         index = [self.species_index[int(z)] for z in numbers]
         species = torch.tensor(index, device=self.device).repeat(frames)
         with torch.no_grad():
-            scalars, steerable = self.representation(species, edge_index, vectors.to(self.dtype))
+            scalars, steerable = self._run(species, edge_index, vectors.to(self.dtype))
         # Degree 1 comes first, in the order x, y, z; a model without directions has no components
         # and no channels, so that nothing is missing from a reshaped (f n, 3, 0).
         shape = (frames, len(numbers))
         directions = steerable[:, :3].reshape(len(species), 3, steerable.shape[2])
         return scalars.unflatten(0, shape), directions.unflatten(0, shape)
+
+
+def _size(values: Tensor) -> float:
+    return 1.0 + float(values.abs().max()) if values.numel() else 1.0

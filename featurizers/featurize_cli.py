@@ -79,6 +79,13 @@ def featurize_trajectory(
     threads: Annotated[
         int | None, typer.Option(help="Processor threads.", show_default="torch's choice")
     ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the network first: half a minute, then two to four times as fast.",
+        ),
+    ] = False,
     chunk: Annotated[int, typer.Option(help="Frames to read at a time.")] = 1000,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a file that was not finished.")
@@ -101,9 +108,9 @@ def featurize_trajectory(
 
             torch.set_num_threads(threads)
         if backbone == "pretrained":
-            featurizer = TrajectoryFeaturizer.pretrained(device)
+            featurizer = TrajectoryFeaturizer.pretrained(device, compile=compile)
         else:
-            featurizer = TrajectoryFeaturizer.from_file(backbone, device)
+            featurizer = TrajectoryFeaturizer.from_file(backbone, device, compile=compile)
         result = featurize(
             featurizer,
             trajectories,

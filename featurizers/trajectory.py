@@ -75,10 +75,13 @@ class TrajectoryFeaturizer:
 
     @classmethod
     def pretrained(
-        cls, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        cls,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> "TrajectoryFeaturizer":
         """Featurise with the weights that ship with the package, for H, C, N, O, F, S and Cl."""
-        return cls.from_file(BACKBONE, device, dtype)
+        return cls.from_file(BACKBONE, device, dtype, compile)
 
     @classmethod
     def from_file(
@@ -86,6 +89,7 @@ class TrajectoryFeaturizer:
         path: str | Path,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> "TrajectoryFeaturizer":
         """Load what to featurise with.
 
@@ -94,11 +98,12 @@ class TrajectoryFeaturizer:
                 or ``backbone.safetensors`` of ``pretrain-featurizer``.
             device: Where to evaluate it.
             dtype: Precision of the network, if not that of the file.
+            compile: See :meth:`Backbone.compile`; for trajectories of tens of thousands of frames.
 
         Raises:
             CheckpointError: There is no such file, or it is not one of this project.
         """
-        return cls(Backbone.load(path, device, dtype))
+        return cls(Backbone.load(path, device, dtype, compile))
 
     @classmethod
     def from_potential(cls, potential: Potential) -> "TrajectoryFeaturizer":

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.func import functional_call
 from torch.fx import GraphModule
 
-from forcefield import AtomicGraph, Potential
+from forcefield import AtomicGraph
 from forcefield.errors import ForceFieldError
 from forcefield.unrolled import trace
 from training.graphs import LabelledGraph
@@ -48,12 +48,13 @@ class CompiledStep:
     """Evaluates a loss and leaves its gradients to ``backward``, all in one compiled function.
 
     Args:
-        potential: Its parameters are read at every call.
+        potential: A potential, or another network on the same graphs; its parameters are read at
+            every call.
         losses: What to compute from the potential's output.
         backend: Of ``torch.compile``.
     """
 
-    def __init__(self, potential: Potential, losses: Losses, backend: str = "inductor") -> None:
+    def __init__(self, potential: nn.Module, losses: Losses, backend: str = "inductor") -> None:
         self.parameters = dict(potential.named_parameters())
         self.buffers = dict(potential.named_buffers())
 

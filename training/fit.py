@@ -14,9 +14,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
-from forcefield import Potential
 from forcefield.display import Display
 from forcefield.errors import ConfigError
 from forcefield.memory import keep_freed_memory
@@ -68,7 +68,7 @@ class FitResult:
 
 
 def fit(
-    potential: Potential,
+    potential: nn.Module,
     train: GraphDataset,
     valid: GraphDataset,
     config: TrainConfig,
@@ -255,7 +255,7 @@ def _tensorboard(folder: RunFolder) -> Any:
 
 
 def _keep_best(
-    potential: Potential,
+    potential: nn.Module,
     module: ForceFieldModule,
     average: RunningAverage | None,
     folder: RunFolder,

@@ -4,14 +4,13 @@ A step reads nothing back from the device: sums of errors stay there until someo
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from forcefield import Potential
 from training.clock import Clock
 from training.config import TrainingConfig
 from training.graphs import LabelledGraph
@@ -49,9 +48,12 @@ class ForceFieldModule(pl.LightningModule):
     )
     """Losses and errors that log.csv keeps."""
 
+    num_sums = NUM_SUMS
+    """Length of what :meth:`losses` returns as sums, without the loss at its end."""
+
     def __init__(
         self,
-        potential: Potential,
+        potential: nn.Module,
         config: TrainingConfig,
         total_steps: int,
         clock: Clock,
@@ -67,8 +69,8 @@ class ForceFieldModule(pl.LightningModule):
         self.compiled = compiled
         self._step: Callable[[LabelledGraph], tuple[Tensor, Tensor]] | None = None
         # Last entry: sum of the losses, weighted with the number of structures.
-        self.train_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
-        self.valid_sums = torch.zeros(NUM_SUMS + 1, dtype=torch.float64)
+        self.train_sums = torch.zeros(self.num_sums + 1, dtype=torch.float64)
+        self.valid_sums = torch.zeros(self.num_sums + 1, dtype=torch.float64)
 
     def losses(self, prediction: dict[str, Tensor], batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """Loss of a batch and its :func:`error_sums`, with the weighted loss appended."""
@@ -145,7 +147,11 @@ class ForceFieldModule(pl.LightningModule):
     def errors(self, sums: Tensor) -> dict[str, float]:
         """Errors and mean loss from sums over all processes (waits for the device)."""
         total = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
-        return {"loss": total[-1] / max(total[0], 1.0), **summarize(total)}
+        return {"loss": total[-1] / max(total[0], 1.0), **self.summarize(total)}
+
+    def summarize(self, sums: Sequence[float]) -> dict[str, float]:
+        """Errors from sums, the first of which counts the structures."""
+        return summarize(sums)
 
     def describe(self, train: dict[str, float], valid: dict[str, float]) -> str:
         """Errors of the running epoch and of the last validation (empty before there is one), in words."""

@@ -1,0 +1,1 @@
+"""Pretraining of a backbone by denoising: geometries are enough, nothing needs labels."""
