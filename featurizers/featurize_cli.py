@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from featurizers.featurize import featurize
+from featurizers.pretrained import WEIGHTS
 from featurizers.trajectory import Options, TrajectoryFeaturizer
 from forcefield.errors import ConfigError, ForceFieldError
 
@@ -64,10 +65,10 @@ def featurize_trajectory(
     backbone: Annotated[
         str,
         typer.Option(
-            help="pretrained, or the weights to use: potential.safetensors or backbone.safetensors of a "
-            "training run."
+            help="Weights: general or denoising, which ship with the package, or potential.safetensors "
+            "or backbone.safetensors of a training run."
         ),
-    ] = "pretrained",
+    ] = "general",
     periodic: Annotated[
         bool | None,
         typer.Option(
@@ -107,10 +108,8 @@ def featurize_trajectory(
             import torch
 
             torch.set_num_threads(threads)
-        if backbone == "pretrained":
-            featurizer = TrajectoryFeaturizer.pretrained(device, compile=compile)
-        else:
-            featurizer = TrajectoryFeaturizer.from_file(backbone, device, compile=compile)
+        weights = WEIGHTS.get(backbone, Path(backbone))
+        featurizer = TrajectoryFeaturizer.from_file(weights, device, compile=compile)
         result = featurize(
             featurizer,
             trajectories,

@@ -24,10 +24,10 @@ from featurizers.backbone import Backbone
 from featurizers.edges import cells_of, edges_of
 from featurizers.features import TrajectoryFeatures, concatenate
 from featurizers.images import whole
+from featurizers.pretrained import WEIGHTS
 from featurizers.tokens import Beads, TokenKind, Tokens, assign_tokens, atomic_numbers
 from forcefield import Potential
 from forcefield.errors import ConfigError, DataError
-from forcefield.pretrained import BACKBONE
 from forcefield.units import NANOMETER
 
 if TYPE_CHECKING:
@@ -76,12 +76,26 @@ class TrajectoryFeaturizer:
     @classmethod
     def pretrained(
         cls,
+        weights: Literal["general", "denoising"] = "general",
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> "TrajectoryFeaturizer":
-        """Featurise with the weights that ship with the package, for H, C, N, O, F, S and Cl."""
-        return cls.from_file(BACKBONE, device, dtype, compile)
+        """Featurise with weights that ship with the package.
+
+        Args:
+            weights: ``general``, those of the general potential, for H, C, N, O, F, S and Cl; or
+                ``denoising``, trained to remove noise, for P, Br and I as well.
+            device: As for :meth:`from_file`, like the others.
+            dtype: Precision of the network.
+            compile: Whether to compile the network.
+
+        Raises:
+            ConfigError: There are no such weights.
+        """
+        if weights not in WEIGHTS:
+            raise ConfigError(f"unknown weights {weights!r}; known are {', '.join(WEIGHTS)}")
+        return cls.from_file(WEIGHTS[weights], device, dtype, compile)
 
     @classmethod
     def from_file(

@@ -452,7 +452,7 @@ def test_unreadable_files(hegnn, walk, tmp_path):
 
 
 def test_code_of_the_documentation(ethanol, tmp_path, monkeypatch):
-    walk = random_walk(ethanol, frames=400)
+    walk = random_walk(ethanol, frames=800)
     walk.save(tmp_path / "md.dcd")
     walk[0].save(tmp_path / "molecule.pdb")
     save_potential(
@@ -463,25 +463,48 @@ def test_code_of_the_documentation(ethanol, tmp_path, monkeypatch):
     page = Path(__file__).parents[2] / "docs" / "featurizers.md"
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
-    assert isinstance(names["features"], TrajectoryFeatures)
-    assert names["slow"].shape == (200, 2)
+    features = names["features"]
+    assert isinstance(features, TrajectoryFeatures)
+    assert names["slow"].shape == (400, 2)
     timescales = names["timescales"]
     assert timescales[0] >= timescales[1] > 0
+    assert names["stored"].frame_time == 2.0
+    assert names["result"].analysis.coordinates.shape == (400, 2)
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert names["marked"].scalars.shape[2] == features.scalars.shape[2] + 3
 
 
-def test_pretrained_weights_featurise_without_a_potential_of_ones_own():
+@pytest.mark.parametrize("weights", ["general", "denoising"])
+def test_pretrained_weights_featurise_without_a_potential_of_ones_own(weights):
     positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-    water = Structure(positions, np.array([8, 1, 1]))
-    trajectory = random_walk(water, frames=3)
-    features = TrajectoryFeaturizer.pretrained(dtype=torch.float64).transform(trajectory)
+    trajectory = random_walk(Structure(positions, np.array([8, 1, 1])), frames=3)
+    featurizer = TrajectoryFeaturizer.pretrained(weights, dtype=torch.float64)
+    features = featurizer.transform(trajectory)
     assert features.scalars.shape[:2] == (3, 3)
     assert features.vectors.shape[:3] == (3, 3, 3)
     turn = Rotation.from_rotvec([0.3, -1.0, 0.5])
     turned = trajectory[:]
     turned.xyz = (trajectory.xyz.reshape(-1, 3) @ turn.as_matrix().T).reshape(3, 3, 3)
-    again = TrajectoryFeaturizer.pretrained(dtype=torch.float64).transform(turned)
-    np.testing.assert_allclose(again.scalars, features.scalars, rtol=0, atol=1e-4)
+    again = featurizer.transform(turned)
+    np.testing.assert_allclose(again.scalars, features.scalars, rtol=0, atol=1e-5)
     assert np.abs(features.scalars[0] - features.scalars[1]).max() > 1e-3
+    with pytest.raises(ConfigError, match="known are general, denoising"):
+        TrajectoryFeaturizer.pretrained("best")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hegnn", "egnn"])
+def test_compiled_networks_give_the_same_features(kind, walk, tmp_path):
+    potential = make_potential(kind, dtype=torch.float32)
+    save_potential(potential, tmp_path / "potential.safetensors")
+    expected = TrajectoryFeaturizer.from_potential(potential).transform(walk)
+    compiled = TrajectoryFeaturizer.from_file(tmp_path / "potential.safetensors", compile=True)
+    for batch_frames in (7, 2):
+        features = compiled.transform(walk, batch_frames=batch_frames)
+        close(features.scalars, expected.scalars)
+        close(features.vectors, expected.vectors)
+    alone = mdtraj.Trajectory(np.zeros((1, 1, 3)), single_residue(np.array([6])))
+    assert np.isfinite(compiled.transform(alone).scalars).all()
