@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
+from featurizers.analysis import AnalysisSettings, analyze
 from featurizers.analysis.frames import Frames, evaluate, join
 from featurizers.analysis.lagged import cross_validation, whole_trajectories
 from featurizers.analysis.learning import TrainingOptions
@@ -34,7 +35,7 @@ from featurizers.backbone import Backbone
 from featurizers.featurize import featurize
 from featurizers.mixers import build_network
 from featurizers.pretrained import WEIGHTS
-from featurizers.store import read_features
+from featurizers.store import FeatureSet, read_features
 from forcefield import build_potential
 from forcefield.checkpoint import read_header
 
@@ -147,16 +148,41 @@ def run(frames: Frames, method: str, dimension: int, arguments: argparse.Namespa
     }
 
 
+def markov(name: str, method: str, arguments: argparse.Namespace) -> dict:
+    """The slowest implied timescale of the Markov model of an analysis, with its error, ps."""
+    frames = load(name, arguments)
+    arrays = [frames.cut(x.numpy()) for x in (frames.scalars, frames.vectors, frames.positions)]
+    parts = [TrajectoryFeatures(*values, frames.labels) for values in zip(*arrays, strict=True)]
+    result = analyze(
+        FeatureSet(parts, {"frame_time_ps": float(arguments.stride), "labels": frames.labels}),
+        AnalysisSettings(f"{arguments.lag}ps", method=method, epochs=arguments.epochs),
+        arguments.work / f"{Path(name).stem}-{method}",
+        name=name,
+        overwrite=True,
+    )
+    slowest = result.summary["slowest_timescale"]
+    return {
+        "features": Path(name).stem,
+        "method": method,
+        "markov_ps": slowest["ps"],
+        "markov_error_ps": slowest["standard_error_ps"],
+        "states": result.summary["states"]["populations"],
+    }
+
+
 def table(rows: list[dict]) -> str:
     """Scores by features and method, Markdown."""
+    markov = {(r["features"], r["method"]): r for r in rows if "markov_ps" in r}
+    rows = [r for r in rows if "vamp2" in r]
     reference = {
         r["dimension"]: r["vamp2"]
         for r in rows
         if r["features"] == "dihedrals" and r["method"] == "linear"
     }
     lines = [
-        "| features | method | VAMP-2, 2 coordinates | VAMP-2, 3 coordinates | slowest, ps |",
-        "|---|---|---|---|---|",
+        "| features | method | VAMP-2, 2 coordinates | VAMP-2, 3 coordinates | slowest, TICA, ps "
+        "| slowest, Markov model, ps |",
+        "|---|---|---|---|---|---|",
     ]
     for features, method in dict.fromkeys((r["features"], r["method"]) for r in rows):
         cells, slowest = [], ""
@@ -177,8 +203,18 @@ def table(rows: list[dict]) -> str:
             )
             cells.append(f"{row['vamp2']:.4f} ± {row['vamp2_std']:.4f}{share}")
             slowest = f"{row['timescale_ps']:.0f} ± {row['timescale_ps_std']:.0f}"
-        lines.append(f"| {features} | {method} | {cells[0]} | {cells[1]} | {slowest} |")
+        model = markov.get((features, method))
+        time = f"{model['markov_ps']:.0f} ± {model['markov_error_ps']:.0f}" if model else ""
+        lines.append(f"| {features} | {method} | {cells[0]} | {cells[1]} | {slowest} | {time} |")
     return "\n".join(lines)
+
+
+def write(row: dict, out: Path | None) -> None:
+    """Print a row, and append it to a file."""
+    print(json.dumps(row), flush=True)
+    if out:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
@@ -194,6 +230,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--markov", action="store_true", help="timescales of Markov models instead")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="print a table of these rows and leave")
     arguments = parser.parse_args()
@@ -202,6 +239,11 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.markov:
+        for name in arguments.features:
+            for method in arguments.methods:
+                write(markov(name, method, arguments), arguments.out)
+        return
     for name in arguments.features:
         frames = load(name, arguments)
         for method in arguments.methods:
@@ -209,10 +251,7 @@ def main() -> None:
                 row = {"features": Path(name).stem, "method": method, "dimension": dimension}
                 row |= {"lag_ps": arguments.lag, "stride": arguments.stride}
                 row |= run(frames, method, dimension, arguments)
-                print(json.dumps(row), flush=True)
-                if arguments.out:
-                    with arguments.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
+                write(row, arguments.out)
 
 
 if __name__ == "__main__":
