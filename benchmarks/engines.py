@@ -21,7 +21,7 @@ from ase import Atoms
 from calculators import PotentialCalculator, calculate_many
 from calculators.evaluator import open_potential
 from forcefield import build_graph, load_potential
-from forcefield.units import MEV
+from forcefield.units import KJ_PER_MOL, MEV, NANOMETER
 from training.config_io import read_yaml
 from training.datasets import load_split
 
@@ -78,16 +78,11 @@ def openmm_engine(
     for atoms in frames:
         context.setPositions(atoms.positions * unit.angstrom)
         state = context.getState(energy=True, forces=True)
-        # Per molecule, as OpenMM's units are per mole.
-        energy = state.getPotentialEnergy() / unit.AVOGADRO_CONSTANT_NA
-        forces = state.getForces(asNumpy=True) / unit.AVOGADRO_CONSTANT_NA
-        electronvolt = 1.602176634e-19 * unit.joule
-        results.append(
-            (
-                energy / electronvolt,
-                np.asarray(forces / (electronvolt / unit.angstrom), dtype=np.float64),
-            )
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        forces = state.getForces(asNumpy=True).value_in_unit(
+            unit.kilojoule_per_mole / unit.nanometer
         )
+        results.append((energy * KJ_PER_MOL, np.asarray(forces) * KJ_PER_MOL / NANOMETER))
     return _stack(results)
 
 

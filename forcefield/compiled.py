@@ -97,14 +97,15 @@ class CompiledModule(nn.Module):
             energies, forces, virial = self.library(
                 positions, atomic_numbers, edge_index, cell_shifts, cell
             )
-            result = {"energy": energies.sum().view(1), "energies": energies, "forces": forces}
-            if compute_stress:
-                result["stress"] = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
-            if not self.checked:
-                expected = self.scripted(
-                    positions, atomic_numbers, edge_index, cell_shifts, cell, batch, compute_stress
-                )
-                self._compare(result, expected)
+        result = {"energy": energies.sum().view(1), "energies": energies, "forces": forces}
+        if compute_stress:
+            result["stress"] = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
+        if not self.checked:
+            # Files exported before derivatives were unrolled differentiate.
+            expected = self.scripted(
+                positions, atomic_numbers, edge_index, cell_shifts, cell, batch, compute_stress
+            )
+            self._compare(result, expected)
         return result
 
     def _compare(self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

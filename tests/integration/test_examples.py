@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["train=60", "valid=20", "test=20", "epochs=4", "layers=2", "features=16", "channels=4"]
@@ -148,3 +149,44 @@ def test_demo(folder):
             assert data["frames"].shape[1:] == (9, 3)
             assert data["constant"].sum() == 4
             assert np.isfinite(data["energy"]).all()
+
+
+def test_featurize_simulation(folder, potential):
+    molecule("CH3CH2OH").write(folder / "ethanol.xyz")
+    output = run_example(
+        "featurize_simulation.py", folder, str(potential.parent), "ethanol.xyz", "--time", "4ps"
+    )
+    assert re.search(r"slowest motion \d+\.\d+ ± \d+\.\d+ ps", output)
+    assert (folder / "runs/featurized/report/report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def peptide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A working folder in which the peptide example has simulated alanine."""
+    pytest.importorskip("rdkit")
+    folder = tmp_path_factory.mktemp("peptide")
+    output = run_example(
+        "featurize_peptide.py", folder, "--sequence", "AAA", "--nanoseconds", "0.2", "--lag", "2ps"
+    )
+    return folder, output
+
+
+def test_featurize_peptide(peptide):
+    folder, output = peptide
+    assert "200 frames of 3 residues" in output
+    assert re.search(r"slowest motion \d+ ± \d+ ps", output)
+    assert (folder / "runs/peptide/report/report.html").is_file()
+
+
+def test_dipeptide_states(peptide):
+    folder, _ = peptide
+    arguments = ["runs/peptide/trajectory.dcd", "--top", "runs/peptide/peptide.pdb"]
+    output = run_example(
+        "dipeptide_states.py",
+        folder,
+        *arguments,
+        *("--frame-time", "1", "--lag", "2ps", "--epochs", "2"),
+    )
+    shares = [float(share) for share in re.findall(r"state \d: ([\d.]+) % of the time", output)]
+    assert len(shares) >= 2
+    assert sum(shares) == pytest.approx(100.0, abs=0.5)

@@ -1,0 +1,136 @@
+"""Pairs of frames a lag apart, and how they are divided into training and test frames.
+
+Frames next to each other in time are alike, so that a test on frames drawn at random from a trajectory
+says nothing: training and test frames here are whole trajectories or contiguous blocks in time, and two
+blocks of one trajectory are further apart than the lag.
+
+A block is a range of frames of one trajectory, counted over all trajectories one behind the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from forcefield.errors import DataError
+
+LEAST_PAIRS = 20
+"""Pairs that training and test frames must have at least."""
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """Frames start, ..., stop - 1, all of one trajectory."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Split:
+    """A division of the frames.
+
+    Attributes:
+        train: Blocks to learn from.
+        test: Blocks to test on.
+    """
+
+    train: tuple[Block, ...]
+    test: tuple[Block, ...]
+
+
+def whole_trajectories(bounds: Sequence[int]) -> tuple[Block, ...]:
+    """A block for each trajectory that has frames.
+
+    Args:
+        bounds: First frame of each trajectory, and the number of all frames at the end.
+    """
+    return tuple(Block(a, b) for a, b in pairwise(bounds) if b > a)
+
+
+def lagged_pairs(blocks: Sequence[Block], lag: int) -> np.ndarray:
+    """First frames of all pairs (i, i + lag) within the blocks, ascending in each block."""
+    parts = [np.arange(block.start, block.stop - lag) for block in blocks if block.length > lag]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def frames_of(blocks: Sequence[Block]) -> np.ndarray:
+    """All frames of the blocks."""
+    return np.concatenate([np.arange(block.start, block.stop) for block in blocks])
+
+
+def cross_validation(blocks: Sequence[Block], lag: int, folds: int) -> list[Split]:
+    """Divide frames so that each is a test frame once.
+
+    With at least as many blocks as folds, whole blocks are test frames, in folds of about the same
+    number of frames. With fewer, each is cut into as many pieces in time as there are folds; the k-th
+    piece of each makes up the k-th test, and the frames less than a lag away from it are left out.
+
+    Args:
+        blocks: What to divide, such as :func:`whole_trajectories`.
+        lag: Frames.
+        folds: Number of divisions, at least 2.
+
+    Raises:
+        DataError: There are too few pairs of frames for that.
+    """
+    tests = _whole(blocks, folds) if len(blocks) >= folds else _pieces(blocks, folds)
+    splits = [Split(tuple(_outside(blocks, test, lag)), tuple(test)) for test in tests]
+    least = min(
+        len(lagged_pairs(part, lag)) for split in splits for part in (split.train, split.test)
+    )
+    if least < LEAST_PAIRS:
+        longest = max(block.length for block in blocks)
+        raise DataError(
+            f"{folds} folds of blocks of at most {longest} frames leave {least} pairs of frames {lag} "
+            f"apart, and at least {LEAST_PAIRS} are needed: choose a shorter lag, fewer folds, or "
+            "longer trajectories"
+        )
+    return splits
+
+
+def hold_out(blocks: Sequence[Block], lag: int) -> Split:
+    """A fifth of the frames for validation, divided as in :func:`cross_validation`."""
+    return cross_validation(blocks, lag, 5)[-1]
+
+
+def _length(block: Block) -> int:
+    return block.length
+
+
+def _whole(blocks: Sequence[Block], folds: int) -> list[list[Block]]:
+    """Folds of whole blocks: the longest first, each to the fold that has fewest frames."""
+    tests: list[list[Block]] = [[] for _ in range(folds)]
+    for block in sorted(blocks, key=_length, reverse=True):
+        min(tests, key=lambda test: sum(map(_length, test))).append(block)
+    return [sorted(test) for test in tests]
+
+
+def _pieces(blocks: Sequence[Block], folds: int) -> list[list[Block]]:
+    """Folds of one piece in time of each block."""
+    edges = [
+        np.linspace(block.start, block.stop, folds + 1).round().astype(int).tolist()
+        for block in blocks
+    ]
+    return [[Block(edge[k], edge[k + 1]) for edge in edges] for k in range(folds)]
+
+
+def _outside(blocks: Sequence[Block], test: Sequence[Block], lag: int) -> list[Block]:
+    """What is left of the blocks without test frames and a lag on both sides of them."""
+    train = []
+    for block in blocks:
+        inside = [
+            piece for piece in test if block.start <= piece.start and piece.stop <= block.stop
+        ]
+        if not inside:
+            train.append(block)
+        for piece in inside:
+            rest = (Block(block.start, piece.start - lag), Block(piece.stop + lag, block.stop))
+            train += [part for part in rest if part.length > lag]
+    return train
