@@ -5,7 +5,8 @@
 
 The default is chignolin (CLN025), from a random conformation. Amber14 with implicit solvent (GBn2) runs in
 OpenMM; features come from the weights that ship with the package, one token for each residue. A fold takes
-microseconds: what a short run shows is how the chain relaxes. Needs rdkit.
+microseconds: what a short run shows is how the chain relaxes (1 ns takes a quarter of an hour on one core).
+Needs rdkit.
 
 Leaves runs/peptide/: peptide.pdb, trajectory.dcd, features.h5, report/report.html.
 """
@@ -64,7 +65,7 @@ def simulate(sequence: str, nanoseconds: float, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequence", default="YYDPETGTWY")
-    parser.add_argument("--nanoseconds", type=float, default=2.0)
+    parser.add_argument("--nanoseconds", type=float, default=1.0)
     parser.add_argument("--lag", default="20ps")
     options = parser.parse_args()
     folder = Path("runs/peptide")
