@@ -21,6 +21,7 @@ import numpy as np
 
 from featurizers.features import TrajectoryFeatures
 from forcefield.errors import ConfigError, DataError
+from forcefield.files import write_with
 from forcefield.version import __version__
 
 FORMAT = "hegnn-forcefield features"
@@ -257,10 +258,13 @@ def _write_npz(
         for k, features in enumerate(trajectories)
         for name in ARRAYS
     }
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        np.savez(file, description=json.dumps({**description, **_FORMAT}), **arrays)
-    temporary.replace(path)
+    description = {**description, **_FORMAT}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, description=json.dumps(description), **arrays)
+
+    write_with(path, write)
 
 
 def _read_npz(path: Path) -> FeatureSet:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from forcefield.errors import CheckpointError
+from forcefield.files import write_with
 from forcefield.potential import Potential, build_potential
 from forcefield.uncertainty import has_uncertainty
 from forcefield.version import __version__
@@ -61,10 +62,9 @@ def write_weights(path: str | Path, state: Mapping[str, Tensor], header: dict[st
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    temporary.write_bytes(save(tensors, {"header": json.dumps(header)}))
-    temporary.replace(path)
+    content = save(tensors, {"header": json.dumps(header)})
+    write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

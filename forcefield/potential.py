@@ -29,6 +29,13 @@ REPRESENTATIONS: dict[str, type[Representation]] = {
 MAX_ATOMIC_NUMBER = 118
 
 
+def index_of_species(species: Sequence[int]) -> Tensor:
+    """Place in ``species`` of every atomic number, (119,), int64; -1 for those that are not there."""
+    index = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
+    index[torch.tensor(species)] = torch.arange(len(species))
+    return index
+
+
 class Potential(nn.Module):
     """Energy, forces and stress of molecules and crystals.
 
@@ -61,9 +68,7 @@ class Potential(nn.Module):
         self.species = [int(z) for z in species]
         self.cutoff = representation.cutoff
         self.architecture: dict[str, Any] = {}
-        index = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
-        index[torch.tensor(self.species)] = torch.arange(len(self.species))
-        self.register_buffer("species_index", index, persistent=False)
+        self.register_buffer("species_index", index_of_species(self.species), persistent=False)
         self.register_buffer("each_species", torch.arange(len(self.species)), persistent=False)
 
     def forward(

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from forcefield import ExportedPotential, Potential
+from forcefield.files import write_with
 from forcefield.units import MEV
-from training.files import write_with
 from training.graphs import GraphDataset, evaluation_batches
 from training.metrics import error_sums, summarize
 

@@ -9,10 +9,10 @@ import torch
 
 import forcefield
 from forcefield import Potential, export_potential, load_exported, save_potential
+from forcefield.files import write_text
 from training.checkpoints import run_metadata
 from training.config import TrainConfig
 from training.evaluate import Predictions, milliseconds_per_step, predict
-from training.files import write_text
 from training.fit import FitResult
 from training.graphs import GraphDataset
 from training.history import read_history

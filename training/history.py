@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 
 from forcefield.display import Display, Progress
 from forcefield.errors import ConfigError
+from forcefield.files import write_text
 from training.clock import Clock
-from training.files import write_text
 from training.module import ForceFieldModule
 
 COLUMNS = ("epoch", "step", "seconds", "learning_rate")

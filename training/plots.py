@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from forcefield.units import MEV
+from training.axes import BLUE, GREY, ORANGE, finish
 from training.evaluate import Predictions
 from training.history import Row
 
-BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
 _COLORS = {1: "#6fb1d6", 6: "#343a40"}
 """Hydrogen and carbon, which Jmol paints white and grey."""
 
@@ -43,9 +43,9 @@ def learning_curves(history: Sequence[Row]) -> Figure:
         if axes.lines:
             axes.set_yscale("log")
             axes.legend(frameon=False)
-        _finish(axes, "epoch", label)
+        finish(axes, "epoch", label)
     rates.plot([r["epoch"] for r in history], [r["learning_rate"] for r in history], color=ORANGE)
-    _finish(rates, "epoch", "learning rate")
+    finish(rates, "epoch", "learning rate")
     return figure
 
 
@@ -59,7 +59,7 @@ def energy_parity(predictions: Predictions) -> Figure:
     origin = label.mean()
     axes.scatter(label - origin, predicted - origin, s=9, alpha=0.6, color=BLUE, linewidths=0)
     _diagonal(axes, label - origin, predicted - origin)
-    _finish(axes, "label (meV/atom)", "prediction (meV/atom)")
+    finish(axes, "label (meV/atom)", "prediction (meV/atom)")
     return figure
 
 
@@ -86,7 +86,7 @@ def forces_parity(predictions: Predictions) -> Figure:
         )
     _diagonal(axes, predictions.forces, predictions.predicted_forces)
     axes.legend(frameon=False, markerscale=3)
-    _finish(axes, "label (eV/Å)", "prediction (eV/Å)")
+    finish(axes, "label (eV/Å)", "prediction (eV/Å)")
     return figure
 
 
@@ -112,7 +112,7 @@ def error_histogram(predictions: Predictions) -> Figure:
         )
     axes.set_xscale("log")
     axes.legend(frameon=False, loc="upper left")
-    _finish(axes, "absolute error of a force component (meV/Å)", "share (%)")
+    finish(axes, "absolute error of a force component (meV/Å)", "share (%)")
     return figure
 
 
@@ -123,7 +123,7 @@ def energy_error_histogram(predictions: Predictions) -> Figure:
     errors = (predictions.predicted_energy - predictions.energy) / predictions.num_atoms / MEV
     axes.hist(errors, bins=min(60, max(5, len(errors) // 5)), color=BLUE, alpha=0.8)
     axes.axvline(0.0, color=GREY, linewidth=1)
-    _finish(axes, "prediction - label (meV/atom)", "frames")
+    finish(axes, "prediction - label (meV/atom)", "frames")
     return figure
 
 
@@ -144,7 +144,7 @@ def reliability(estimated: NDArray[np.float64], true: NDArray[np.float64], unit:
     axes.set_xlim(limits)
     axes.set_ylim(limits)
     axes.set_aspect("equal")
-    _finish(axes, f"estimated error ({unit})", f"true error ({unit})")
+    finish(axes, f"estimated error ({unit})", f"true error ({unit})")
     return figure
 
 
@@ -168,12 +168,3 @@ def _diagonal(axes: Axes, label: NDArray[np.float64], predicted: NDArray[np.floa
     axes.set_xlim(limits)
     axes.set_ylim(limits)
     axes.set_aspect("equal")
-
-
-def _finish(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(color="#e8ecf1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from forcefield.errors import ConfigError
+from forcefield.files import write_text
 from training.config import TrainConfig
 from training.config_io import changed_keys, dump_yaml, read_yaml, validate
-from training.files import write_text
 
 MAY_CHANGE = {
     "name",

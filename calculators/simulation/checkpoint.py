@@ -10,11 +10,11 @@ import numpy as np
 from ase import Atoms
 
 from calculators.simulation.engine import State
-from calculators.simulation.folder import write_with
 from calculators.simulation.pace import Pace
 from calculators.simulation.record import Mark
 from calculators.simulation.stability import Bonds
 from forcefield.errors import CheckpointError
+from forcefield.files import write_with
 
 FORMAT = 1
 

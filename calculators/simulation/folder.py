@@ -1,10 +1,11 @@
 """The folder of a simulation, and files in it that a crash leaves whole."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from forcefield.files import write_text
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,6 @@ class SimulationFolder:
             self.plot,
             *(self.trajectory(suffix) for suffix in ("dcd", "xtc", "extxyz")),
         ]
-
-
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it."""
-    temporary = path.with_name(f".part.{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
-    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 
-from calculators.simulation.folder import write_with
 from calculators.simulation.record import RANGE
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import TOLERANCE, pair_distances
+from forcefield.files import write_with
 from forcefield.units import MEV
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from calculators.openmm import LENGTH
-from calculators.simulation.folder import write_text
+from forcefield.files import write_text
 
 if TYPE_CHECKING:
     from openmm.app import Topology

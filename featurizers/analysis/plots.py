@@ -12,8 +12,8 @@ from featurizers.analysis.learning import Epoch
 from featurizers.analysis.markov import Timescales
 from featurizers.analysis.metastable import ChapmanKolmogorov
 from featurizers.analysis.times import Clock
+from training.axes import BLUE, GREY, ORANGE, finish
 
-BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
 MAX_POINTS = 20_000
 """Points drawn; more only make the file larger."""
 
@@ -44,7 +44,7 @@ def coordinates_over_time(
         axes.scatter(factor * shown, coordinates[shown, k], s=1.5, c=colors, linewidths=0)
         for bound in bounds[1:-1]:
             axes.axvline(factor * bound, color=GREY, linewidth=0.6)
-        _finish(axes, "", f"coordinate {k + 1}")
+        finish(axes, "", f"coordinate {k + 1}")
     rows[-1].set_xlabel(f"time ({unit})")
     return figure
 
@@ -65,7 +65,7 @@ def free_energy(coordinates: np.ndarray, weights: np.ndarray, states: np.ndarray
         return figure
     _surface(figure, energy, coordinates[:, :2], weights, ("coordinate 1", "coordinate 2"))
     _scatter_states(places, coordinates[:, :2], states)
-    _finish(places, "coordinate 1", "coordinate 2")
+    finish(places, "coordinate 1", "coordinate 2")
     places.legend(frameon=False, markerscale=6, loc="best")
     return figure
 
@@ -83,7 +83,7 @@ def dihedral_states(dihedrals: np.ndarray, weights: np.ndarray, states: np.ndarr
     energy, places = figure.subplots(1, 2)
     _surface(figure, energy, degrees, weights, ("φ (°)", "ψ (°)"), limits=(-180.0, 180.0))
     _scatter_states(places, degrees, states)
-    _finish(places, "φ (°)", "ψ (°)")
+    finish(places, "φ (°)", "ψ (°)")
     for axes in (energy, places):
         axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
         axes.set(xticks=range(-180, 181, 90), yticks=range(-180, 181, 90))
@@ -117,7 +117,7 @@ def implied_timescales(timescales: Timescales, lag: int, clock: Clock) -> Figure
     axes.fill_between(line, min(bottom, line[0]), line, color=GREY, alpha=0.25, linewidth=0)
     axes.axvline(factor * lag, color=ORANGE, linewidth=1, linestyle="--")
     axes.set(xlim=tuple(line), ylim=(bottom, top))
-    _finish(axes, f"lag ({unit})", f"implied timescale ({unit})")
+    finish(axes, f"lag ({unit})", f"implied timescale ({unit})")
     return figure
 
 
@@ -139,7 +139,7 @@ def chapman_kolmogorov(test: ChapmanKolmogorov, clock: Clock) -> Figure:
         axes.plot(times, value, color=BLUE, label="predicted")
         axes.plot(times, test.observed[:, state], "o", ms=4, color=ORANGE, label="observed")
         axes.set_title(f"state {state + 1}", fontsize=10)
-        _finish(axes, f"time ({unit})", "probability of staying")
+        finish(axes, f"time ({unit})", "probability of staying")
         axes.label_outer()
     grid.flat[0].set_ylim(0.0, 1.05)
     grid.flat[0].legend(frameon=False)
@@ -155,7 +155,7 @@ def importance(losses: np.ndarray, labels: Sequence[str]) -> Figure:
     step = max(1, len(losses) // 40)
     axes.set_xticks(places[::step], [labels[k] for k in places[::step]], rotation=90, fontsize=8)
     axes.axhline(0.0, color=GREY, linewidth=1)
-    _finish(axes, "", "loss of VAMP-2 (%)")
+    finish(axes, "", "loss of VAMP-2 (%)")
     return figure
 
 
@@ -170,7 +170,7 @@ def training_course(history: Sequence[Epoch], label: str) -> Figure:
     ):
         axes.plot(epochs, values, color=color, label=name, marker="o", ms=3)
     axes.legend(frameon=False)
-    _finish(axes, "epoch", label)
+    finish(axes, "epoch", label)
     return figure
 
 
@@ -192,7 +192,7 @@ def _surface(
     energy = np.where(np.isfinite(energy), energy - energy[density > 0].min(), np.nan)
     image = axes.pcolormesh(x, y, energy.T, cmap="viridis", shading="flat")
     figure.colorbar(image, ax=axes, label="free energy (kT)")
-    _finish(axes, *labels)
+    finish(axes, *labels)
 
 
 def _profile(axes: Axes, values: np.ndarray, weights: np.ndarray) -> None:
@@ -201,7 +201,7 @@ def _profile(axes: Axes, values: np.ndarray, weights: np.ndarray) -> None:
     energy = -np.log(density[visited])
     centers = 0.5 * (edges[1:] + edges[:-1])[visited]
     axes.plot(centers, energy - energy.min(), color=BLUE, marker="o", ms=3)
-    _finish(axes, "coordinate 1", "free energy (kT)")
+    finish(axes, "coordinate 1", "free energy (kT)")
 
 
 def _histograms(axes: Axes, values: np.ndarray, weights: np.ndarray, states: np.ndarray) -> None:
@@ -217,7 +217,7 @@ def _histograms(axes: Axes, values: np.ndarray, weights: np.ndarray, states: np.
             label=f"state {state + 1}",
         )
     axes.legend(frameon=False)
-    _finish(axes, "coordinate 1", "probability")
+    finish(axes, "coordinate 1", "probability")
 
 
 def _scatter_states(axes: Axes, points: np.ndarray, states: np.ndarray) -> None:
@@ -239,12 +239,3 @@ def _scatter_states(axes: Axes, points: np.ndarray, states: np.ndarray) -> None:
 def _thinned(frames: int) -> np.ndarray:
     """Evenly spaced frames, no more than can be drawn."""
     return np.arange(0, frames, max(1, -(-frames // MAX_POINTS)))
-
-
-def _finish(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(color="#e8ecf1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -14,8 +14,8 @@ from featurizers.analysis.scores import Scores
 from featurizers.analysis.settings import AnalysisSettings
 from featurizers.analysis.times import Clock
 from forcefield.errors import ConfigError
+from forcefield.files import write_with
 from forcefield.version import __version__
-from training.files import write_with
 
 
 @dataclass(frozen=True)

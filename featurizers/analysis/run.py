@@ -40,7 +40,8 @@ from featurizers.analysis.times import Clock
 from featurizers.store import FeatureSet
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError
-from training.files import write_json, write_text
+from forcefield.files import write_text
+from training.files import write_json
 
 if TYPE_CHECKING:
     from mdtraj import Trajectory

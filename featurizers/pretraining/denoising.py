@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from forcefield.graph import edge_vectors
-from forcefield.potential import MAX_ATOMIC_NUMBER, Representation, build_potential
+from forcefield.potential import Representation, build_potential, index_of_species
 from training.datasets.frames import Frame
 from training.graphs import LabelledGraph
 from training.losses import forces_loss
@@ -50,9 +50,7 @@ class Denoiser(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, max(1, channels))
         )
-        index = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
-        index[torch.tensor(self.species)] = torch.arange(len(self.species))
-        self.register_buffer("species_index", index, persistent=False)
+        self.register_buffer("species_index", index_of_species(self.species), persistent=False)
 
     def forward(
         self,

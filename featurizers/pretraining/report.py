@@ -5,12 +5,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from forcefield.display import clock
+from forcefield.files import write_text
+from training.axes import BLUE, GREY
 from training.config import TrainConfig
 from training.config_io import dump_yaml
-from training.files import write_text
 from training.history import Row, read_history
 from training.html import Card, Section, cards, details, figure_html, key_values, page
-from training.plots import BLUE, GREY
 from training.run_folder import RunFolder
 
 

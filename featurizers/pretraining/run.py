@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from featurizers.backbone import Backbone
@@ -163,8 +164,6 @@ def test(
     denoiser: Denoiser, structures: Sequence[Structure], config: TrainConfig
 ) -> dict[str, float]:
     """Share of the noise's variance that a denoiser does not find, at several levels of noise."""
-    import numpy as np
-
     shares = {}
     for level in TEST_LEVELS:
         generator = np.random.default_rng(config.seed + 2)

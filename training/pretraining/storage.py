@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from forcefield.files import write_with
 from training.datasets.frames import Frame
-from training.files import write_with
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,15 @@
+"""How figures look: their colours, and what every pair of axes gets."""
+
+from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
+
+
+def finish(axes: Axes, x: str, y: str) -> None:
+    """Labels, a faint grid, and no frame above and on the right."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color="#e8ecf1", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
