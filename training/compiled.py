@@ -57,20 +57,7 @@ class CompiledStep:
     def __init__(self, potential: nn.Module, losses: Losses, backend: str = "inductor") -> None:
         self.parameters = dict(potential.named_parameters())
         self.buffers = dict(potential.named_buffers())
-
-        def step(
-            parameters: list[Tensor], buffers: list[Tensor], data: list[Tensor]
-        ) -> list[Tensor]:
-            batch = as_batch(data)
-            state = dict(zip(self.parameters, parameters, strict=True))
-            state |= dict(zip(self.buffers, buffers, strict=True))
-            output = functional_call(potential, state, batch.graph.tensors())
-            loss, sums = losses(output, batch)
-            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            return [loss.detach(), sums, *gradients]
-
-        potential.train()
-        graph = _unroll(step, self.parameters, self.buffers)
+        graph = _unroll(flat_step(potential, losses), self.parameters, self.buffers)
         self.compiled = torch.compile(graph, fullgraph=True, backend=backend)
 
     def __call__(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
@@ -105,6 +92,32 @@ class CompiledStep:
                 "Python's header files; hardware.compile=false does without"
             ) from error
         return _KnownGradients.apply(loss, gradients, *self.parameters.values()), sums
+
+
+def flat_step(potential: nn.Module, losses: Losses) -> Callable[..., list[Tensor]]:
+    """A step as a function of nothing but tensors, to be traced; puts the potential into training mode.
+
+    Args:
+        potential: Its parameters and buffers become arguments.
+        losses: What to compute from the potential's output.
+
+    Returns:
+        A function (parameters, buffers, :func:`as_tensors`) -> [loss, sums, gradient of each parameter].
+    """
+    parameter_names = [name for name, _ in potential.named_parameters()]
+    buffer_names = [name for name, _ in potential.named_buffers()]
+
+    def step(parameters: list[Tensor], buffers: list[Tensor], data: list[Tensor]) -> list[Tensor]:
+        batch = as_batch(data)
+        state = dict(zip(parameter_names, parameters, strict=True))
+        state |= dict(zip(buffer_names, buffers, strict=True))
+        output = functional_call(potential, state, batch.graph.tensors())
+        loss, sums = losses(output, batch)
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return [loss.detach(), sums, *gradients]
+
+    potential.train()
+    return step
 
 
 class _KnownGradients(torch.autograd.Function):

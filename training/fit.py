@@ -20,15 +20,20 @@ from torch.utils.data import DataLoader
 from forcefield.display import Display
 from forcefield.errors import ConfigError
 from forcefield.memory import keep_freed_memory
+from forcefield.recording import record
 from training.averaging import RunningAverage
 from training.checkpoints import potential_weights, read_checkpoint
 from training.clock import Clock
 from training.config import HardwareConfig, TrainConfig, TrainingConfig
 from training.graphs import (
+    ATOMS_PER_EVALUATION,
     EpochSampler,
     GraphDataset,
     LabelledGraph,
+    StackedFrames,
+    StackedLoader,
     evaluation_batches,
+    is_one_molecule,
     training_loader,
 )
 from training.history import History
@@ -44,6 +49,8 @@ COMPILING = (
 SECONDS_TO_COMPILE = 120.0
 SECONDS_SAVED = (8e-3, 3.5e-5)
 """What a compiled step saves on a CPU core, measured: seconds per step, and per pair of atoms in it."""
+SECONDS_SAVED_ON_A_GPU = 0.02
+"""What a recorded step saves there, whatever its size: time to start operations, not to run them."""
 
 Stopped = Literal["complete", "early", "interrupted"]
 
@@ -99,11 +106,13 @@ def fit(
     steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
     every = validation_interval(settings, steps_per_epoch)
     steps = settings.epochs * steps_per_epoch
-    compiled = _whether_to_compile(config, accelerator, train)
+    stacked = accelerator == "cuda" and is_one_molecule(train)
+    compiled = _whether_to_compile(config, accelerator, train, stacked)
     if compiled != "no" and display is not None:
         print(COMPILING, flush=True)
     clock = Clock(settings.minutes, every)
-    module = task(potential, settings, steps, clock, every, compiled)
+    recorder = record if stacked and hardware.devices == 1 and compiled != "no" else None
+    module = task(potential, settings, steps, clock, every, compiled, recorder)
     epochs = settings.epochs if settings.minutes is None else None
     history = History(folder.log, epochs, clock, display)
     stop = StopRequest()
@@ -126,7 +135,12 @@ def fit(
         enable_model_summary=False,
     )
     sampler = EpochSampler(len(train), config.seed, trainer.global_rank, trainer.world_size)
-    loader = training_loader(train, settings.batch_size, sampler)
+    loader: DataLoader[LabelledGraph] | StackedLoader
+    if stacked:
+        frames = StackedFrames(train, trainer.strategy.root_device)
+        loader = StackedLoader(frames, settings.batch_size, sampler)
+    else:
+        loader = training_loader(train, settings.batch_size, sampler)
     interrupted = False
     try:
         with stop.listening():
@@ -160,6 +174,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=r".*TensorFloat32 tensor cores.*")
         yield
 
 
@@ -191,35 +206,49 @@ def validation_interval(settings: TrainingConfig, steps_per_epoch: int) -> int:
 
 
 def _whether_to_compile(
-    config: TrainConfig, accelerator: str, train: GraphDataset
+    config: TrainConfig, accelerator: str, train: GraphDataset, stacked: bool
 ) -> Literal["no", "try", "must"]:
     hardware = config.hardware
     if hardware.compile is not None:
         return "must" if hardware.compile else "no"
-    on_one_cpu = accelerator == "cpu" and hardware.devices == 1
-    return "try" if on_one_cpu and worth_compiling(train, config.training) else "no"
+    on_a_cpu = accelerator == "cpu"
+    if hardware.devices > 1 or not (on_a_cpu or stacked):
+        return "no"
+    return "try" if worth_compiling(train, config.training, on_a_cpu) else "no"
 
 
-def worth_compiling(train: GraphDataset, settings: TrainingConfig) -> bool:
+def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: bool = True) -> bool:
     """Whether a compiled step saves more time in this run than its compilation takes.
 
-    Without a C++ compiler there is none.
+    Without a compiler there is none: of C++, or of C for what starts the kernels of a GPU.
     """
     steps = math.ceil(len(train) / settings.batch_size)
-    pairs = sum(item.graph.edge_index.shape[1] for item in train.items)
-    saved = SECONDS_SAVED[0] * steps + SECONDS_SAVED[1] * pairs
+    if on_a_cpu:
+        pairs = sum(item.graph.edge_index.shape[1] for item in train.items)
+        saved = SECONDS_SAVED[0] * steps + SECONDS_SAVED[1] * pairs
+        compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
+    else:
+        saved = SECONDS_SAVED_ON_A_GPU * steps
+        compilers = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
     if settings.minutes is None:
         saved *= settings.epochs
     else:  # About three quarters of the time are saved.
         saved = 0.75 * 60.0 * settings.minutes
-    has_compiler = any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
-    return settings.batch_size > 1 and saved > SECONDS_TO_COMPILE and has_compiler
+    has_compiler = any(shutil.which(name) for name in compilers)
+    # On a CPU steps of a single frame are not compiled.
+    fits = not on_a_cpu or settings.batch_size > 1
+    return fits and saved > SECONDS_TO_COMPILE and has_compiler
 
 
 def _validation_loader(valid: GraphDataset, trainer: pl.Trainer) -> "DataLoader[LabelledGraph]":
     """Ready batches on the device; every process of a parallel run evaluates all of them."""
     device = trainer.strategy.root_device
-    batches = [batch.to(device) for _, batch in evaluation_batches(valid)]
+    if device.type == "cuda" and is_one_molecule(valid):
+        frames = StackedFrames(valid, device)
+        size = max(1, ATOMS_PER_EVALUATION // frames.num_atoms)
+        batches = list(frames.batches(range(len(valid)), size))
+    else:
+        batches = [batch.to(device) for _, batch in evaluation_batches(valid)]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 

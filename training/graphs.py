@@ -3,17 +3,24 @@
 Neighbour lists are built once, when the data set is made; an epoch only joins graphs. The order of an
 epoch follows from the seed and the epoch's number alone, so that a resumed run sees what an
 uninterrupted one would have seen.
+
+Where all frames are one molecule and run on a GPU, they are kept there instead, stacked, with all pairs as
+edges: every batch has the same shape, and making it takes no work on the CPU.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from forcefield import AtomicGraph, build_graph, collate
+from forcefield.neighbors import all_pairs
 from training.datasets.frames import Frame
+
+MOST_ATOMS_WITH_ALL_PAIRS = 64
+"""Beyond, too many of all pairs are further apart than the cutoff."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,91 @@ class EpochSampler(Sampler[int]):
         return iter(order[self.rank :: self.processes])
 
 
+class StackedFrames:
+    """Frames of one molecule, kept on a device; batches of so many frames all have the same shape.
+
+    Pairs beyond the cutoff count for exactly nothing, so that energies and forces are those of
+    :func:`join`; what does not differ between two batches of one size is shared by them.
+
+    Args:
+        dataset: Frames for which :func:`is_one_molecule`.
+        device: Where to keep them.
+    """
+
+    def __init__(self, dataset: GraphDataset, device: torch.device | str) -> None:
+        items = dataset.items
+        self.device = device
+        self.num_atoms = len(items[0].graph.atomic_numbers)
+        self.positions = torch.stack([item.graph.positions for item in items]).to(device)
+        self.energy = torch.cat([item.energy for item in items]).to(device)
+        self.forces = torch.stack([item.forces for item in items]).to(device)
+        pairs = all_pairs(self.num_atoms)
+        self._molecule = replace(
+            items[0].graph,
+            edge_index=pairs,
+            cell_shifts=torch.zeros(pairs.shape[1], 3, dtype=torch.float64),
+            cell=torch.zeros(1, 3, 3, dtype=torch.float64),
+        )
+        self._shared: dict[int, tuple[AtomicGraph, Tensor]] = {}
+
+    def batches(self, order: Sequence[int], size: int) -> Iterator[LabelledGraph]:
+        """Batches of ``size`` frames in this order; the last one may be smaller.
+
+        The frames are put in order at once, and batches are views of that.
+        """
+        index = torch.tensor(order).to(self.device)
+        positions = self.positions.index_select(0, index)
+        energy = self.energy.index_select(0, index)
+        forces = self.forces.index_select(0, index)
+        for part in zip(positions.split(size), energy.split(size), forces.split(size), strict=True):
+            yield self._batch(*part)
+
+    def _batch(self, positions: Tensor, energy: Tensor, forces: Tensor) -> LabelledGraph:
+        count = len(energy)
+        if count not in self._shared:
+            graph = collate([self._molecule] * count).to(self.device)
+            self._shared[count] = (graph, torch.full_like(energy, self.num_atoms))
+        graph, num_atoms = self._shared[count]
+        graph = replace(graph, positions=positions.flatten(0, 1))
+        return LabelledGraph(graph, energy, forces.flatten(0, 1), num_atoms)
+
+
+def is_one_molecule(dataset: GraphDataset) -> bool:
+    """Whether all frames are the same small molecule, its atoms in the same order, and outside a cell.
+
+    A cell through which no atom sees another one is as good as none.
+    """
+    numbers = [item.graph.atomic_numbers for item in dataset.items]
+    return (
+        len(numbers) > 0
+        and len(numbers[0]) <= MOST_ATOMS_WITH_ALL_PAIRS
+        and all(torch.equal(numbers[0], other) for other in numbers)
+        and not any(item.graph.cell_shifts.any() for item in dataset.items)
+    )
+
+
+class StackedLoader:
+    """Batches of :class:`StackedFrames` in the sampler's order.
+
+    Args:
+        frames: On the device that trains.
+        batch_size: Frames in a batch.
+        sampler: Kept under this name, where the trainer looks for it to set the epoch.
+    """
+
+    def __init__(self, frames: StackedFrames, batch_size: int, sampler: EpochSampler) -> None:
+        self.frames = frames
+        self.batch_size = batch_size
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[LabelledGraph]:
+        # Not before the first batch is asked for: the trainer sets the first epoch after this call.
+        yield from self.frames.batches(list(self.sampler), self.batch_size)
+
+
 def training_loader(
     dataset: GraphDataset, batch_size: int, sampler: EpochSampler
 ) -> "DataLoader[LabelledGraph]":
@@ -123,8 +215,12 @@ def training_loader(
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=join)
 
 
+ATOMS_PER_EVALUATION = 2000
+"""Atoms in a batch that is only evaluated."""
+
+
 def evaluation_batches(
-    dataset: GraphDataset, max_atoms: int = 2000
+    dataset: GraphDataset, max_atoms: int = ATOMS_PER_EVALUATION
 ) -> Iterator[tuple[slice, LabelledGraph]]:
     """Batches in the order of the frames, as large as speed and memory like them.
 

@@ -5,10 +5,11 @@ A step reads nothing back from the device: sums of errors stay there until someo
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from training.clock import Clock
@@ -18,6 +19,9 @@ from training.losses import energy_loss, forces_loss
 from training.metrics import NUM_SUMS, error_sums, summarize
 from training.optimizers import Muon, split_parameters
 from training.schedule import LearningRate
+
+if TYPE_CHECKING:
+    from training.recorded import Action, RecordedStep
 
 MONITOR = "valid_loss"
 """The quantity by which the best weights are chosen."""
@@ -34,6 +38,9 @@ class ForceFieldModule(pl.LightningModule):
         validate_every: Epochs between validations.
         compiled: Whether to run the step as one compiled function, see :mod:`training.compiled`: ``no``;
             ``try``, and go on without if it cannot be compiled; ``must``, and fail then.
+        record: How to record the compiled step with the optimizer's, where all batches are of one
+            molecule and stay in the same place of one device, see :mod:`training.recorded`; None: the
+            step is compiled for batches of any shape, and Lightning takes the optimizer's.
     """
 
     columns: tuple[str, ...] = (
@@ -59,6 +66,7 @@ class ForceFieldModule(pl.LightningModule):
         clock: Clock,
         validate_every: int = 1,
         compiled: Literal["no", "try", "must"] = "no",
+        record: "Callable[[Action], Action] | None" = None,
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -67,7 +75,10 @@ class ForceFieldModule(pl.LightningModule):
         self.validate_every = validate_every
         self.learning_rate = LearningRate(config, total_steps)
         self.compiled = compiled
+        self.record = record
         self._step: Callable[[LabelledGraph], tuple[Tensor, Tensor]] | None = None
+        self._recorded: RecordedStep | None = None
+        self._replaying = False
         # Last entry: sum of the losses, weighted with the number of structures.
         self.train_sums = torch.zeros(self.num_sums + 1, dtype=torch.float64)
         self.valid_sums = torch.zeros(self.num_sums + 1, dtype=torch.float64)
@@ -88,11 +99,29 @@ class ForceFieldModule(pl.LightningModule):
         """Run the potential on a batch and compute its :meth:`losses`."""
         return self.losses(self.potential(*batch.graph.tensors()), batch)
 
-    def training_step(self, batch: LabelledGraph, batch_idx: int) -> Tensor:
-        """One step's loss."""
+    def training_step(self, batch: LabelledGraph, batch_idx: int) -> Tensor | None:
+        """One step's loss, or None after a recorded step, which has updated the weights, too."""
+        if self._replaying:
+            assert self._recorded is not None
+            self._recorded(batch)
+            return None
         loss, sums = self._evaluate_compiled(batch)
         self.train_sums += sums
         return loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Update the weights, unless the training step that the closure runs does that itself."""
+        if self._replaying:
+            assert optimizer_closure is not None
+            optimizer_closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def _evaluate_compiled(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """:meth:`evaluate` as one compiled function, where there is one."""
@@ -104,11 +133,30 @@ class ForceFieldModule(pl.LightningModule):
         try:
             return self._step(batch)
         except CompilationError as error:
-            if self.compiled == "must":
-                raise
-            warnings.warn(f"{error}; training goes on without, more slowly", stacklevel=1)
             self._step = None
+            self._go_on_without(error)
             return self.evaluate(batch)
+
+    def _record(self, batch: LabelledGraph) -> None:
+        """Record the step; it will serve batches of this size."""
+        from training.compiled import CompilationError
+        from training.recorded import RecordedStep
+
+        assert self.record is not None
+        optimizer = self.trainer.optimizers[0]
+        clip = self.config.gradient_clip
+        try:
+            self._recorded = RecordedStep(
+                self.potential, self.losses, optimizer, clip, batch, self.train_sums, self.record
+            )
+        except CompilationError as error:
+            self.record = None
+            self._go_on_without(error)
+
+    def _go_on_without(self, error: Exception) -> None:
+        if self.compiled == "must":
+            raise error
+        warnings.warn(f"{error}; training goes on without, more slowly", stacklevel=1)
 
     def validation_step(self, batch: LabelledGraph, batch_idx: int) -> None:
         """Add a batch to the validation errors."""
@@ -119,7 +167,7 @@ class ForceFieldModule(pl.LightningModule):
         """Move the sums to the device; trace the step, which is compiled when it first runs."""
         self.train_sums = self.train_sums.to(self.device)
         self.valid_sums = self.valid_sums.to(self.device)
-        if self.compiled != "no":
+        if self.compiled != "no" and self.record is None:
             from training.compiled import CompiledStep
 
             self._step = CompiledStep(self.potential, self.losses)
@@ -129,10 +177,14 @@ class ForceFieldModule(pl.LightningModule):
         self.train_sums.zero_()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate of the coming step."""
+        """Set the learning rate of the coming step; record the first one if steps are recorded."""
         rate = self.learning_rate.at(self.trainer.global_step, self.clock.seconds)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
+        if self.record is not None and self._recorded is None:
+            self._record(batch)
+        # The rest of an epoch is a smaller batch, and not worth a recording of its own.
+        self._replaying = self._recorded is not None and self._recorded.fits(batch)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""

@@ -6,10 +6,12 @@ serves both kinds of parameters.
 
 ``torch.optim.Muon`` takes two-dimensional parameters one by one, in bfloat16. A force field has many
 small matrices, some of them stacked (one per degree): here all matrices of a shape are orthogonalised
-together, in their own precision, and stacked ones are treated as the matrices they are.
+together, in their own precision, and stacked ones are treated as the matrices they are. On a GPU, where
+the number of operations counts and not their size, matrices of all shapes are padded to one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +32,9 @@ SMALLEST_MATRIX = 5
 
 class Muon(torch.optim.Optimizer):
     """Muon for the weight matrices of a network, AdamW with AMSGrad for all other parameters.
+
+    A step waits for nothing on a GPU and can be recorded in a CUDA graph; the learning rate of a group
+    may be a tensor (), float32, on the parameters' device then.
 
     Args:
         matrices: Parameters (..., rows, columns); leading dimensions count stacked matrices.
@@ -69,7 +74,16 @@ class Muon(torch.optim.Optimizer):
                 self._step_others(parameters, group["lr"])
         return loss
 
-    def _step_matrices(self, parameters: list[nn.Parameter], lr: float, decay: float) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state, also one that was saved on another device."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            # The only tensor that torch leaves where it was.
+            state["step"] = state["step"].to(parameter.device)
+
+    def _step_matrices(
+        self, parameters: list[nn.Parameter], lr: float | Tensor, decay: float
+    ) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         momenta = [self._state(p, "momentum")["momentum"] for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1.0 - MOMENTUM)
@@ -77,19 +91,20 @@ class Muon(torch.optim.Optimizer):
         directions = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         if decay:
             torch._foreach_mul_([p.data for p in parameters], 1.0 - lr * decay)
-        by_shape: dict[torch.Size, list[int]] = {}
-        for index, parameter in enumerate(parameters):
-            by_shape.setdefault(parameter.shape[-2:], []).append(index)
-        for shape, indices in by_shape.items():
-            stacked = torch.cat([directions[k].reshape(-1, *shape) for k in indices])
-            updates = orthogonalize(stacked) * (0.2 * max(shape) ** 0.5)
-            sizes = [parameters[k].numel() // shape.numel() for k in indices]
-            for k, update in zip(indices, updates.split(sizes), strict=True):
-                parameters[k].add_(update.view_as(parameters[k]), alpha=-lr)
+        together = _padded if parameters[0].is_cuda else _shape_by_shape
+        updates = together(directions)
+        targets: list[Tensor] = list(parameters)
+        if isinstance(lr, Tensor):
+            torch._foreach_mul_(updates, lr)
+            torch._foreach_sub_(targets, updates)
+        else:
+            torch._foreach_add_(targets, updates, alpha=-lr)
 
-    def _step_others(self, parameters: list[nn.Parameter], lr: float) -> None:
+    def _step_others(self, parameters: list[nn.Parameter], lr: float | Tensor) -> None:
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         states = [self._state(p, *names) for p in parameters]
+        # One operation on a GPU; on a CPU the other implementation takes no learning rate in a tensor.
+        fused = parameters[0].is_cuda or isinstance(lr, Tensor)
         adamw(
             params=list(parameters),
             grads=[p.grad for p in parameters if p.grad is not None],
@@ -97,7 +112,8 @@ class Muon(torch.optim.Optimizer):
             exp_avg_sqs=[state["exp_avg_sq"] for state in states],
             max_exp_avg_sqs=[state["max_exp_avg_sq"] for state in states],
             state_steps=[state["step"] for state in states],
-            foreach=True,
+            foreach=not fused,
+            fused=fused,
             amsgrad=True,
             beta1=BETAS[0],
             beta2=BETAS[1],
@@ -110,7 +126,7 @@ class Muon(torch.optim.Optimizer):
     def _state(self, parameter: nn.Parameter, *names: str) -> dict[str, Tensor]:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device=parameter.device)
             for name in names:
                 state[name] = torch.zeros_like(parameter)
         return state
@@ -127,6 +143,66 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x if wide else x.transpose(1, 2)
+
+
+def _shape_by_shape(directions: Sequence[Tensor]) -> list[Tensor]:
+    """Updates of matrices (..., rows, columns) for a learning rate of 1."""
+    updates = list(directions)
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, direction in enumerate(directions):
+        by_shape.setdefault(direction.shape[-2:], []).append(index)
+    for shape, indices in by_shape.items():
+        stacked = torch.cat([directions[k].reshape(-1, *shape) for k in indices])
+        moves = orthogonalize(stacked) * _size(shape)
+        sizes = [directions[k].numel() // shape.numel() for k in indices]
+        for k, move in zip(indices, moves.split(sizes), strict=True):
+            updates[k] = move.view_as(directions[k])
+    return updates
+
+
+def _padded(directions: Sequence[Tensor]) -> list[Tensor]:
+    """The same in two dozen operations: rows and columns of zeros stay zero and change nothing else."""
+    first = directions[0]
+    shapes = tuple(direction.shape for direction in directions)
+    pad, unpad, sizes = _padding(shapes, first.device, first.dtype)
+    flat = torch.cat([*(d.reshape(-1) for d in directions), first.new_zeros(1)])
+    stacked = flat.index_select(0, pad.view(-1)).view(pad.shape)
+    moves = orthogonalize(stacked).view(-1).index_select(0, unpad) * sizes
+    parts = moves.split([direction.numel() for direction in directions])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@cache
+def _padding(
+    shapes: tuple[torch.Size, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the elements of matrices lie in a stack of padded ones.
+
+    Returns:
+        The element at each place of the stack (k, rows, columns), tall matrices transposed; what pads has
+        the number of elements. The place of each element. The size of its matrix's update.
+    """
+    total = sum(shape.numel() for shape in shapes)
+    count = sum(shape[:-2].numel() for shape in shapes)
+    rows = max(min(shape[-2:]) for shape in shapes)
+    columns = max(max(shape[-2:]) for shape in shapes)
+    pad = torch.full((count, rows, columns), total)
+    sizes = torch.empty(total, dtype=dtype)
+    element = matrix = 0
+    for shape in shapes:
+        end = element + shape.numel()
+        block = torch.arange(element, end).view(-1, *shape[-2:])
+        wide = block if shape[-2] <= shape[-1] else block.transpose(1, 2)
+        pad[matrix : matrix + len(wide), : wide.shape[1], : wide.shape[2]] = wide
+        sizes[element:end] = _size(shape[-2:])
+        element, matrix = end, matrix + len(wide)
+    unpad = pad.view(-1).argsort()[:total]
+    return pad.to(device), unpad.to(device), sizes.to(device)
+
+
+def _size(shape: torch.Size) -> float:
+    """Factor that gives an orthogonal matrix the root mean square of 0.2."""
+    return float(0.2 * max(shape) ** 0.5)
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -1,12 +1,23 @@
 """Batches, samplers and statistics of the training frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from forcefield.errors import ConfigError, DataError
 from training.datasets import Frame
-from training.graphs import EpochSampler, GraphDataset, evaluation_batches, join, training_loader
+from training.graphs import (
+    EpochSampler,
+    GraphDataset,
+    StackedFrames,
+    StackedLoader,
+    evaluation_batches,
+    is_one_molecule,
+    join,
+    training_loader,
+)
 from training.statistics import collect_statistics
 
 
@@ -68,6 +79,39 @@ def test_loader_visits_every_frame_once():
     positions = torch.cat([batch.graph.positions for batch in batches])
     expected = torch.cat([item.graph.positions for item in dataset.items])
     assert torch.equal(positions.sort(0).values, expected.sort(0).values)
+
+
+def test_stacked_batches_are_the_joined_ones_with_all_pairs():
+    dataset = GraphDataset(make_frames(22)[1::2], 3.0)
+    stacked = StackedLoader(StackedFrames(dataset, "cpu"), 4, EpochSampler(11, 5))
+    ordinary = training_loader(dataset, 4, EpochSampler(11, 5))
+    stacked.sampler.set_epoch(3)
+    ordinary.sampler.set_epoch(3)
+    assert len(stacked) == len(ordinary) == 3
+    for batch, expected in zip(stacked, ordinary, strict=True):
+        assert torch.equal(batch.energy, expected.energy)
+        assert torch.equal(batch.forces, expected.forces)
+        assert torch.equal(batch.num_atoms, expected.num_atoms)
+        for name in ("positions", "atomic_numbers", "cell", "batch"):
+            assert torch.equal(getattr(batch.graph, name), getattr(expected.graph, name)), name
+        pairs = {tuple(pair) for pair in batch.graph.edge_index.T.tolist()}
+        assert len(pairs) == batch.graph.edge_index.shape[1] == 3 * len(batch.energy)
+        assert pairs >= {tuple(pair) for pair in expected.graph.edge_index.T.tolist()}
+        assert not batch.graph.cell_shifts.any()
+
+
+def test_one_molecule_is_one_outside_a_cell_with_its_atoms_in_order():
+    water = make_frames(6)[1::2]
+    assert is_one_molecule(GraphDataset(water, 5.0))
+    assert not is_one_molecule(GraphDataset(make_frames(6), 5.0))
+    assert not is_one_molecule(GraphDataset([], 5.0))
+    turned = replace(water[1], atomic_numbers=np.array([1, 8, 1]))
+    assert not is_one_molecule(GraphDataset([water[0], turned], 5.0))
+    periodic = replace(water[0], cell=np.eye(3) * 4.0, pbc=np.array([True] * 3))
+    assert not is_one_molecule(GraphDataset([water[0], periodic], 5.0))
+    positions = np.arange(195.0).reshape(65, 3)
+    large = Frame(np.ones(65, dtype=int), positions, -1.0, np.ones((65, 3)))
+    assert not is_one_molecule(GraphDataset([large], 5.0))
 
 
 @pytest.mark.parametrize("max_atoms", [1, 9, 10, 1000])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.conftest import ARCHITECTURES, make_potential
-from training.optimizers import Muon, orthogonalize, split_parameters
+from training.optimizers import Muon, _padded, _shape_by_shape, orthogonalize, split_parameters
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 40), (2, 40, 6)])
@@ -80,6 +80,29 @@ def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened():
     steps(twin, restored, 3)
     for a, b in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_padded_matrices_move_as_those_of_one_shape_do():
+    generator = torch.manual_seed(0)
+    shapes = [(8, 8), (3, 6, 12), (16, 5), (5, 16), (8, 8)]
+    directions = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
+    for found, expected in zip(_padded(directions), _shape_by_shape(directions), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_learning_rate_may_be_a_tensor():
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 1))]
+    networks.append(copy.deepcopy(networks[0]))
+    data = torch.randn(16, 8)
+    for network, rate in zip(networks, (0.01, torch.tensor(0.01)), strict=True):
+        optimizer = Muon(*split_parameters(network), lr=rate, weight_decay=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(data).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
