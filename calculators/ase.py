@@ -173,7 +173,7 @@ class PotentialCalculator(ForceFieldCalculator):
         uncertainty: Estimate the errors of every structure.
         max_force: eV/Å; a larger force on an atom stops the run with an error that names the atom.
             ``math.inf`` lets every finite force pass.
-        compile: Compile the potential for this processor (CPU, takes a C++ compiler): one to two
+        compile: Compile the potential for the processor (takes a C++ compiler) or GPU: one to two
             minutes, once for an architecture, and steps in half to a third of the time ever after.
 
     Raises:

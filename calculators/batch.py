@@ -8,12 +8,13 @@ A small molecule leaves a processor waiting for the start of the next small oper
 Structures that share a call share that time. Units are ASE's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from calculators.ase import PotentialCalculator, as_results
 from calculators.committee import CommitteeCalculator, combine
@@ -25,10 +26,11 @@ from calculators.evaluator import (
     open_potential,
 )
 from calculators.guard import check_positions, check_results
-from forcefield.compiled import scripted_module
+from forcefield.compiled import is_compiled
 from forcefield.errors import ConfigError, ForceFieldError
 from forcefield.export import ExportedPotential
 from forcefield.graph import AtomicGraph, build_graph, collate
+from forcefield.pieces import Interpreted
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 PAIRS_PER_CALL = {"cpu": 1000, "cuda": 50_000}
@@ -95,10 +97,11 @@ def calculate_many(
         max_pairs = PAIRS_PER_CALL.get(module_device(exported).type, PAIRS_PER_CALL["cuda"])
     if max_pairs < 1:
         raise ConfigError(f"max_pairs is a number of pairs above zero, found {max_pairs!r}")
+    model = exported.module if is_compiled(exported) else Interpreted(exported)
     return [
         result
         for chunk in _chunks(exported, structures, max_pairs)
-        for result in _evaluate(exported, chunk, stress, uncertainty, max_force)
+        for result in _evaluate(exported, model, chunk, stress, uncertainty, max_force)
     ]
 
 
@@ -133,14 +136,18 @@ def _chunks(
 
 
 def _evaluate(
-    potential: ExportedPotential, chunk: Chunk, stress: bool, uncertainty: bool, max_force: float
+    potential: ExportedPotential,
+    model: Callable[..., dict[str, Tensor]],
+    chunk: Chunk,
+    stress: bool,
+    uncertainty: bool,
+    max_force: float,
 ) -> Iterator[dict[str, Any]]:
     """The results of structures that share a call, one after the other."""
     periodic = [bool(atoms.pbc.all()) for _, atoms, _ in chunk]
     inputs = collate([graph for *_, graph in chunk]).to(module_device(potential)).tensors()
     with torch.enable_grad():
-        # A library compiled for structures one by one would be of no use.
-        output = scripted_module(potential)(*inputs, stress and any(periodic))
+        output = model(*inputs, stress and any(periodic))
     found = {name: value.detach().cpu().numpy() for name, value in output.items()}
     if uncertainty:
         errors = [value.cpu().numpy() for value in predict_uncertainty(potential.module, *inputs)]

@@ -19,11 +19,13 @@ from torch import Tensor
 from calculators.guard import check_positions, check_results
 from calculators.loading import load_on, pack_potential, unpack_potential
 from calculators.loading import module_device as module_device
-from forcefield.compiled import compile_exported, scripted_module
+from forcefield.compiled import compile_exported, is_compiled, scripted_module
 from forcefield.errors import ConfigError, InvalidStructureError
 from forcefield.export import ExportedPotential
 from forcefield.graph import edge_vectors
 from forcefield.neighbors import VerletList, all_pairs
+from forcefield.pieces import Interpreted
+from forcefield.recording import record
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 STATIC_ATOMS = 64
@@ -67,8 +69,8 @@ def open_potential(
         device: Where to load a file to.
         dtype: Precision to run in; None for that of the training. float64 makes a float32 potential
             smooth enough for small finite differences, at up to twice the time.
-        compile: Compile it for this processor, see :mod:`forcefield.compiled`: one to two minutes once
-            for an architecture, and two to three times as fast from then on.
+        compile: Compile it for the processor or GPU where it is, see :mod:`forcefield.compiled`: one to
+            two minutes once for an architecture, and two to three times as fast from then on.
 
     Raises:
         CheckpointError: There is no such file, it is not an exported potential, or not one that this
@@ -139,9 +141,11 @@ class Evaluator:
         self.max_force = check_max_force(max_force)
         self.neighbors = VerletList(potential.cutoff, skin)
         self._device = module_device(potential)
+        self._model = potential.module if is_compiled(potential) else Interpreted(potential)
         self._number_tensor = torch.as_tensor(numbers, device=self._device)
         self._batch = torch.zeros_like(self._number_tensor)
         self._no_cell = torch.zeros(1, 3, 3, dtype=torch.float64, device=self._device)
+        self._recorded: _RecordedStep | None = None
         self._static_edges: tuple[Tensor, Tensor] | None = None
         if len(numbers) <= STATIC_ATOMS:
             pairs = all_pairs(len(numbers))
@@ -170,12 +174,12 @@ class Evaluator:
             NonFiniteForceError: The model's energy or a force is NaN or infinite.
             AbsurdForceError: The force on an atom is larger than ``max_force``.
         """
-        inputs = (*self.inputs(positions, cell, pbc), compute_stress)
+        inputs = self.inputs(positions, cell, pbc)
         if torch.is_grad_enabled():
-            output = self.potential.module(*inputs)
+            output = self._run(inputs, compute_stress)
         else:
             with torch.enable_grad():
-                output = self.potential.module(*inputs)
+                output = self._run(inputs, compute_stress)
         energy = output["energy"].item()
         forces = output["forces"].detach().cpu().numpy()
         # One number tells whether all is well: no force is larger than all of them together. What is
@@ -190,6 +194,15 @@ class Evaluator:
             forces=forces,
             stress=output["stress"][0].detach().cpu().numpy() if compute_stress else None,
         )
+
+    def _run(self, inputs: tuple[Tensor, ...], compute_stress: bool) -> dict[str, Tensor]:
+        """Run the model. On a GPU a molecule whose pairs stay the same is recorded at the first call."""
+        static = self._static_edges is not None and inputs[2] is self._static_edges[0]
+        if not static or self._device.type != "cuda":
+            return self._model(*inputs, compute_stress)
+        if self._recorded is None:
+            self._recorded = _RecordedStep(self.potential, inputs)
+        return self._recorded(inputs[0])
 
     def uncertainty(
         self,
@@ -291,6 +304,34 @@ class Evaluator:
             self.skin,
             self.max_force,
         )
+
+
+class _RecordedStep:
+    """The model on a GPU as a CUDA graph of the positions.
+
+    Args:
+        potential: On a CUDA device.
+        inputs: As :meth:`Evaluator.inputs` gives them; all but the positions stay what they are.
+    """
+
+    def __init__(self, potential: ExportedPotential, inputs: tuple[Tensor, ...]) -> None:
+        points, *constant = inputs
+        self.points = points.clone()
+
+        def step() -> Tensor:
+            output = potential.module(self.points, *constant)
+            # In one piece: each copy to the host waits for the device.
+            return torch.cat([output["energy"], output["energies"], output["forces"].flatten()])
+
+        with torch.cuda.device(points.device):
+            self.replay = record(step)
+
+    def __call__(self, points: Tensor) -> dict[str, Tensor]:
+        self.points.copy_(points)
+        result = self.replay().cpu()
+        n = len(points)
+        energy, energies, forces = result.split([1, n, 3 * n])
+        return {"energy": energy, "energies": energies, "forces": forces.view(n, 3)}
 
 
 def _restore(

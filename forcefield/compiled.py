@@ -1,4 +1,4 @@
-"""Potentials compiled to machine code for one processor, for programs that call them from Python.
+"""Potentials compiled to machine code for one processor or GPU, for programs that call them from Python.
 
 TorchScript interprets a graph of small operations; torch's inductor fuses them into loops. The
 unrolled potential (:mod:`forcefield.unrolled`), with edge vectors before and the sums of forces after
@@ -7,30 +7,28 @@ cache folder and serves every potential of the same architecture, weights are pu
 loaded.
 """
 
-import hashlib
-import json
 import logging
-import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from forcefield.errors import CompilationError
-from forcefield.export import ExportedPotential
-from forcefield.graph import edge_vectors
-from forcefield.potential import Potential, build_potential
+from forcefield.export import ExportedPotential, rebuild
+from forcefield.libraries import Shelf, Source, device_of
+from forcefield.pieces import (
+    MANY_PAIRS,
+    PieceWise,
+    PieceWisePotential,
+    add_gradients,
+    add_messages,
+    has_pieces,
+    piecewise,
+)
+from forcefield.potential import Potential
 from forcefield.readout import EnergyReadout
 from forcefield.uncertainty import LastLayerPosterior
-
-CACHE_VARIABLE = "HEGNN_FORCEFIELD_CACHE"
-"""Environment variable with the folder of compiled libraries."""
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Largest difference from the interpreted potential at the first call, eV/Å and eV per atom. In a
@@ -42,22 +40,31 @@ log = logging.getLogger(__name__)
 class CompiledModule(nn.Module):
     """What stands in for the scripted module of an :class:`~forcefield.export.ExportedPotential`.
 
-    Structures one by one go through the library, batches and lone atoms through the scripted module.
-    The first result is compared with that of the scripted module.
+    Lone atoms and lone pairs go through the scripted module, many pairs in pieces through libraries of
+    their own, everything else through the library. First results are compared with interpreted ones.
 
     Args:
         scripted: The exported potential's module.
-        library: (positions, numbers, edge_index, cell_shifts, cell) -> energies, forces, virial;
-            contiguous tensors.
+        library: (positions, numbers, edge_index, cell_shifts, cell, batch) -> energy, energies, forces,
+            virial; contiguous tensors.
         dtype: Of the network.
+        make_pieces: Gives the potential in pieces, compiled and interpreted; None if it has none.
     """
 
-    def __init__(self, scripted: torch.jit.ScriptModule, library: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        scripted: torch.jit.ScriptModule,
+        library: Callable[..., Sequence[Tensor]],
+        dtype: torch.dtype,
+        make_pieces: Callable[[], tuple[PieceWisePotential, PieceWisePotential]] | None = None,
+    ) -> None:
         super().__init__()
         self.scripted = scripted
         self.library = library
         self.tolerance = TOLERANCES[dtype]
         self.checked = False
+        self.make_pieces = make_pieces
+        self.pieces: PieceWisePotential | None = None
 
     @property
     def posterior(self) -> LastLayerPosterior:
@@ -89,23 +96,34 @@ class CompiledModule(nn.Module):
             CompilationError: At the first call, if the compiled potential gives something else than the
                 interpreted one.
         """
-        if cell.shape[0] != 1 or len(positions) < 2 or edge_index.shape[1] < 2:
-            return self.scripted(
-                positions, atomic_numbers, edge_index, cell_shifts, cell, batch, compute_stress
-            )
+        inputs = (positions, atomic_numbers, edge_index, cell_shifts, cell, batch)
+        pairs = edge_index.shape[1]
+        if len(positions) < 2 or pairs < 2:
+            return self.scripted(*inputs, compute_stress)
+        if self.make_pieces is not None and pairs > MANY_PAIRS[positions.device.type]:
+            return self._in_pieces(self.make_pieces, inputs, compute_stress)
         with torch.no_grad():
-            energies, forces, virial = self.library(
-                positions, atomic_numbers, edge_index, cell_shifts, cell
-            )
-        result = {"energy": energies.sum().view(1), "energies": energies, "forces": forces}
+            energy, energies, forces, virial = self.library(*inputs)
+        result = {"energy": energy, "energies": energies, "forces": forces}
         if compute_stress:
             result["stress"] = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
         if not self.checked:
             # Files exported before derivatives were unrolled differentiate.
-            expected = self.scripted(
-                positions, atomic_numbers, edge_index, cell_shifts, cell, batch, compute_stress
-            )
-            self._compare(result, expected)
+            self._compare(result, self.scripted(*inputs, compute_stress))
+            self.checked = True
+        return result
+
+    def _in_pieces(
+        self,
+        make_pieces: Callable[[], tuple[PieceWisePotential, PieceWisePotential]],
+        inputs: tuple[Tensor, ...],
+        compute_stress: bool,
+    ) -> dict[str, Tensor]:
+        if self.pieces is not None:
+            return self.pieces(*inputs, compute_stress)
+        self.pieces, interpreted = make_pieces()
+        result: dict[str, Tensor] = self.pieces(*inputs, compute_stress)
+        self._compare(result, interpreted(*inputs, compute_stress))
         return result
 
     def _compare(self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -119,42 +137,39 @@ class CompiledModule(nn.Module):
                     f"{name} (eV, Å): this torch ({torch.__version__}) compiles it wrongly; run "
                     "without compile=True"
                 )
-        self.checked = True
 
 
 def compile_exported(exported: ExportedPotential) -> ExportedPotential:
-    """Compile an exported potential for this processor, or take the library from the cache.
+    """Compile an exported potential for where it is, or take the library from the cache.
 
     Args:
-        exported: On the CPU.
+        exported: On the CPU or a CUDA device.
 
     Returns:
-        The potential with a :class:`CompiledModule`; results agree to rounding. The number of threads
-        is that of torch now.
+        The potential with a :class:`CompiledModule`; results agree to rounding. On a CPU the number of
+        threads is that of torch now.
 
     Raises:
         CompilationError: There is no C++ compiler, or torch cannot compile it.
     """
     if is_compiled(exported):
         return exported
-    if next(exported.module.parameters()).device.type != "cpu":
-        raise CompilationError("compile=True is for potentials on the CPU")
-    library, weights = _files(exported)
-    if not (library.is_file() and weights.is_file()):
-        step = _Step(_eager(exported))
-        if not library.is_file():
-            log.warning(
-                "compiling the potential for this processor: one to two minutes, once for its "
-                "architecture (kept in %s)",
-                library.parent,
-            )
-            _compile(step, library)
-        _save_weights(step, _Library(library).names(), weights)
-    compiled = _Library(library)
-    compiled.load(load_file(weights))
-    return ExportedPotential(
-        CompiledModule(exported.module, compiled, exported.dtype), exported.metadata
-    )
+    device = device_of(exported)
+    if device.type not in MANY_PAIRS:
+        raise CompilationError(f"compile=True is for CPUs and CUDA devices, not for {device}")
+    shelf = Shelf(exported)
+    if device.type == "cpu" and not shelf.has("step"):
+        log.warning(
+            "compiling the potential for this processor: one to two minutes, once for its "
+            "architecture (kept in %s)",
+            shelf.folder,
+        )
+    library = shelf.take("step", "step", partial(_whole_step, exported))
+    pieces = None
+    if has_pieces(exported):
+        pieces = partial(_pieces, exported, shelf)
+    module = CompiledModule(exported.module, library, exported.dtype, pieces)
+    return ExportedPotential(module, exported.metadata)
 
 
 def is_compiled(exported: ExportedPotential) -> bool:
@@ -170,33 +185,8 @@ def scripted_module(exported: ExportedPotential) -> torch.jit.ScriptModule:
     return module
 
 
-class _Library:
-    """A compiled :class:`_Step`.
-
-    torch's own function for loading one imports its whole compiler first, for ten seconds.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self.loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
-        except (AttributeError, TypeError, RuntimeError) as error:
-            raise CompilationError(
-                f"torch {torch.__version__} cannot load {path}: {error}; delete it, or run without "
-                "compile=True"
-            ) from error
-
-    def names(self) -> list[str]:
-        return self.loader.get_constant_fqns()
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        self.loader.load_constants(weights, False, True, False)
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        return self.loader.boxed_run(list(inputs))
-
-
 class _Step(nn.Module):
-    """One structure: positions in, energies, forces and virial out; without differentiation."""
+    """A batch of structures: positions in, energies, forces and virials out, nothing to differentiate."""
 
     species_index: Tensor
     reference_energies: Tensor
@@ -217,110 +207,119 @@ class _Step(nn.Module):
         edge_index: Tensor,
         cell_shifts: Tensor,
         cell: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = torch.zeros_like(atomic_numbers)
-        vectors = edge_vectors(positions, edge_index, cell_shifts, cell, batch)
+        batch: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        j, i = edge_index[0], edge_index[1]
+        # Not edge_vectors, which has another way for a single structure: one library serves both.
+        edge_cell = cell.index_select(0, batch.index_select(0, i))
+        vectors = positions.index_select(0, j) - positions.index_select(0, i)
+        vectors = vectors + (cell_shifts.unsqueeze(2) * edge_cell).sum(1)
         species = self.species_index.index_select(0, atomic_numbers)
         interaction, gradient = self.derivatives(species, edge_index, vectors.to(self.dtype))
         energies = interaction.to(torch.float64) + self.reference_energies.index_select(0, species)
+        energy = energies.new_zeros(cell.shape[0]).index_add(0, batch, energies)
         gradient = gradient.to(positions.dtype)
-        forces = torch.zeros_like(positions).index_add(0, edge_index[1], gradient)
-        forces = forces.index_add(0, edge_index[0], -gradient)
-        virial = vectors.transpose(0, 1) @ gradient
-        return energies, forces, 0.5 * (virial + virial.transpose(0, 1)).unsqueeze(0)
+        forces = torch.zeros_like(positions).index_add(0, i, gradient).index_add(0, j, -gradient)
+        # By atoms first: all pairs of a structure adding to nine numbers would wait for each other.
+        virial = (vectors.unsqueeze(2) * gradient.unsqueeze(1)).flatten(1)
+        virial = virial.new_zeros((positions.shape[0], 9)).index_add(0, i, virial)
+        virial = virial.new_zeros((cell.shape[0], 9)).index_add(0, batch, virial).view(-1, 3, 3)
+        return energy, energies, forces, 0.5 * (virial + virial.transpose(1, 2))
 
 
-def _eager(exported: ExportedPotential) -> Potential:
-    """The potential that a file was exported from."""
-    header = exported.metadata
-    potential = build_potential(header["architecture"], header["species"], dtype=exported.dtype)
-    state = exported.module.state_dict()
-    potential.load_state_dict({name: state[name] for name in potential.state_dict()})
-    return potential.eval().requires_grad_(False)
-
-
-def _compile(step: _Step, path: Path) -> None:
-    """Write the library of a step; the file appears once it is complete."""
-    atoms, pairs = (torch.export.Dim(name, min=2) for name in ("atoms", "pairs"))
-    n, e = 7, 11
+def _whole_step(exported: ExportedPotential) -> Source:
+    step = _Step(rebuild(exported))
+    n, e, b = 7, 11, 3
     examples = (
         torch.rand(n, 3, dtype=torch.float64),
         torch.ones(n, dtype=torch.int64),
-        torch.stack([torch.arange(e) % n, (torch.arange(e) + 1) % n]),
+        _some_pairs(n, e),
         torch.zeros(e, 3, dtype=torch.float64),
-        torch.zeros(1, 3, 3, dtype=torch.float64),
+        torch.zeros(b, 3, 3, dtype=torch.float64),
+        torch.zeros(n, dtype=torch.int64),
     )
-    free = ({0: atoms}, {0: atoms}, {1: pairs}, {0: pairs}, None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        try:
-            with torch.no_grad():
-                program = torch.export.export(step, examples, dynamic_shapes=free)
-                written = torch._inductor.aoti_compile_and_package(
-                    program,
-                    package_path=str(Path(folder) / "library.pt2"),
-                    # Short vectors of weights would be written into the code.
-                    inductor_configs={"always_keep_tensor_constants": True},
-                )
-        except Exception as error:  # torch raises many kinds, down to the compiler's own.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CompilationError(
-                f"the potential could not be compiled: {reason}. It takes a C++ compiler and "
-                "Python's header files; compile=False does without"
-            ) from error
-        Path(written).replace(path)
+    axes = ((0, "atoms"), (0, "atoms"), (1, "pairs"), (0, "pairs"), (0, "structures"), (0, "atoms"))
+    device = device_of(exported)
+    return Source(step, [tensor.to(device) for tensor in examples], axes, {"structures": 1})
 
 
-def _save_weights(step: _Step, names: list[str], path: Path) -> None:
-    """Keep what a library needs of a potential: loading it is much faster than tracing again."""
-    tensors = dict(step.named_buffers(remove_duplicate=False))
-    tensors |= step.named_parameters(remove_duplicate=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: tensors[name].detach().clone().contiguous() for name in names}, temporary)
-    temporary.replace(path)
+def _pieces(
+    exported: ExportedPotential, shelf: Shelf
+) -> tuple[PieceWisePotential, PieceWisePotential]:
+    """A potential in pieces, compiled and interpreted."""
+    if shelf.device.type == "cpu" and not shelf.has("messages-layer"):
+        log.warning(
+            "compiling the potential for large systems: a minute, once for its architecture (kept "
+            "in %s)",
+            shelf.folder,
+        )
+    interpreted = piecewise(exported)
+    compiled = [
+        _compiled_stage(stage, shelf, number) for number, stage in enumerate(interpreted.stages)
+    ]
+    return PieceWisePotential(interpreted.potential, compiled), interpreted
 
 
-def _files(exported: ExportedPotential) -> tuple[Path, Path]:
-    """Where the library and the weights in its order are kept.
+def _compiled_stage(stage: PieceWise, shelf: Shelf, number: int) -> PieceWise:
+    """A stage whose functions are libraries, which all layers share."""
+    kind = "layer" if number else "initial"
+    messages, gradients = (
+        shelf.take(f"{part}-{kind}", f"{part}-{number}", partial(_part, stage, part, shelf.device))
+        for part in ("messages", "gradients")
+    )
 
-    The library's name is made of everything that it depends on: code, torch, processor, compiler,
-    threads, architecture.
-    """
-    header = exported.metadata
-    facts = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": _processor_features(),
-        "compiler": os.environ.get("CXX") or shutil.which("g++") or "",
-        "architecture": header["architecture"],
-        "species": len(header["species"]),
-        "dtype": header["dtype"],
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    weights = hashlib.sha256(json.dumps(header["species"]).encode())
-    for name, tensor in sorted(exported.module.state_dict().items()):
-        weights.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    folder, key = _cache_folder(), digest.hexdigest()[:20]
-    names = (f"{key}.pt2", f"{key}-{weights.hexdigest()[:20]}.safetensors")
-    return folder / names[0], folder / names[1]
+    def run_messages(
+        edge_index: Tensor, vectors: Tensor, nodes: Sequence[Tensor], sums: Sequence[Tensor]
+    ) -> None:
+        messages(edge_index, vectors, *nodes, *sums)
+
+    def run_gradients(
+        edge_index: Tensor,
+        vectors: Tensor,
+        nodes: Sequence[Tensor],
+        of_sums: Sequence[Tensor],
+        of_nodes: Sequence[Tensor],
+    ) -> Tensor:
+        return gradients(edge_index, vectors, *nodes, *of_sums, *of_nodes)[0]
+
+    return PieceWise(stage.stage, run_messages, run_gradients)
 
 
-def _cache_folder() -> Path:
-    folder = os.environ.get(CACHE_VARIABLE)
-    if folder:
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hegnn-forcefield" / "compiled"
+class _Part(nn.Module):
+    """One of a stage's functions, of tensors one by one."""
+
+    def __init__(self, stage: PieceWise, part: str) -> None:
+        super().__init__()
+        self.stage = stage.stage
+        self.part = part
+
+    def forward(self, edge_index: Tensor, vectors: Tensor, *arrays: Tensor) -> Tensor | None:
+        nodes = arrays[: len(self.stage.node_shapes)]
+        others = arrays[len(nodes) :]
+        if self.part == "messages":
+            add_messages(self.stage, edge_index, vectors, nodes, others)
+            return None
+        of_sums = others[: len(self.stage.sum_shapes)]
+        of_nodes = others[len(of_sums) :]
+        return add_gradients(self.stage, edge_index, vectors, nodes, of_sums, of_nodes)
 
 
-def _processor_features() -> str:
-    """The instructions it knows: a home folder may be shared by different machines."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    except OSError:
-        pass
-    return f"{platform.machine()} {platform.processor()}"
+def _part(stage: PieceWise, part: str, device: torch.device) -> Source:
+    from forcefield.unrolled import flatten
+
+    module = _Part(stage, part)
+    some = next(module.parameters())
+    n, e = 7, 11
+    shapes = [*stage.stage.node_shapes, *stage.stage.sum_shapes]
+    if part == "gradients" and stage.stage.differentiate_nodes:
+        shapes += stage.stage.node_shapes
+    arrays = [some.new_ones((n, *shape)) for shape in shapes]
+    examples = [_some_pairs(n, e).to(device), some.new_ones((e, 3)), *arrays]
+    axes = [(1, "pairs"), (0, "pairs"), *((0, "atoms") for _ in arrays)]
+    graph = flatten(module, examples, [axis for axis, _ in axes])
+    return Source(graph, examples, axes, {})
+
+
+def _some_pairs(atoms: int, pairs: int) -> Tensor:
+    first = torch.arange(pairs)
+    return torch.stack([first % atoms, (first + 1) % atoms])

@@ -20,7 +20,7 @@ from forcefield.checkpoint import FORMAT, check_format_version, describe
 from forcefield.errors import CheckpointError, UnknownElementError
 from forcefield.graph import edge_vectors
 from forcefield.memory import keep_freed_memory
-from forcefield.potential import Potential
+from forcefield.potential import Potential, build_potential
 
 _HEADER = "hegnn-forcefield.json"
 
@@ -162,6 +162,8 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
     if not path.is_file():
         raise CheckpointError(f"no exported potential at {path}")
     keep_freed_memory()
+    if torch.device(device).type == "cuda":
+        _interpret_as_it_is()
     extra = {_HEADER: ""}
     try:
         with quiet_torchscript():
@@ -181,3 +183,34 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
         )
     check_format_version(header, path)
     return ExportedPotential(module=module.eval(), metadata=header)
+
+
+def _interpret_as_it_is() -> None:
+    """Switch off TorchScript's fuser of operations for GPUs, in this process.
+
+    It looks at the first calls and then writes kernels of its own. Those it makes of the unrolled graph
+    turn numbers into integers (torch 2.11); and where steps are recorded, or compiled, it has nothing to
+    gain.
+    """
+    switch = getattr(torch._C, "_jit_set_texpr_fuser_enabled", None)
+    if switch is not None:
+        switch(False)
+
+
+def rebuild(exported: ExportedPotential) -> Potential:
+    """The potential that a file was exported from, where the file was loaded to; for evaluation.
+
+    Args:
+        exported: Not compiled.
+    """
+    header = exported.metadata
+    potential = build_potential(header["architecture"], header["species"], dtype=exported.dtype)
+    state = exported.module.state_dict()
+    potential.load_state_dict({name: state[name] for name in potential.state_dict()})
+    # Constants that follow from the architecture, too: in double precision those of a file that was
+    # exported in single precision are rounded, and all engines shall agree.
+    for name, buffer in potential.named_buffers():
+        if name in state:
+            buffer.copy_(state[name])
+    device = next(exported.module.parameters()).device
+    return potential.to(device).eval().requires_grad_(False)

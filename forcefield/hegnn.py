@@ -56,6 +56,8 @@ class HEGNN(nn.Module):
     """
 
     cutoff: Final[float]
+    degree: Tensor
+    parity: Tensor
 
     def __init__(
         self,
@@ -105,21 +107,31 @@ class HEGNN(nn.Module):
             Scalars (n, f) and steerable features (n, m, c).
         """
         j, i = edge_index[0], edge_index[1]
-        distance = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        harmonics = self.harmonics(vectors / distance).unsqueeze(2)
-        radial = self.radial_basis(distance) * self.envelope(distance)
-
-        h = self.embedding(species)
-        gate = self.initial_radial(radial)
-        weight = self.initial_species(species)
-        towards_i = per_component(gate * weight.index_select(0, j), self.channels, self.lmax)
-        towards_j = per_component(gate * weight.index_select(0, i), self.channels, self.lmax)
+        radial, harmonics = self.geometry(vectors)
+        h, weight = self.embedding(species), self.initial_species(species)
+        towards_i, towards_j = self.initial(
+            weight.index_select(0, i), weight.index_select(0, j), radial, harmonics
+        )
         zero = harmonics.new_zeros((h.shape[0], harmonics.shape[1], self.channels))
-        x = zero.index_add(0, i, towards_i * harmonics)
-        x = (x + self.parity * zero.index_add(0, j, towards_j * harmonics)) * self.scale
+        x = zero.index_add(0, i, towards_i).index_add(0, j, towards_j) * self.scale
         for layer in self.layers:
             h, x = layer(h, x, i, j, radial, harmonics, self.degree, self.parity)
         return h, x
+
+    def geometry(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Radial functions times the envelope (e, k) and harmonics (e, m, 1) of pairs."""
+        distance = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        radial = self.radial_basis(distance) * self.envelope(distance)
+        return radial, self.harmonics(vectors / distance).unsqueeze(2)
+
+    def initial(
+        self, weight_i: Tensor, weight_j: Tensor, radial: Tensor, harmonics: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What pairs add to the initial X of atoms i and j, (e, m, c), from their A_Z (e, L c)."""
+        gate = self.initial_radial(radial)
+        towards_i = per_component(gate * weight_j, self.channels, self.lmax) * harmonics
+        towards_j = per_component(gate * weight_i, self.channels, self.lmax) * harmonics
+        return towards_i, self.parity * towards_j
 
 
 class HEGNNLayer(nn.Module):
@@ -163,37 +175,75 @@ class HEGNNLayer(nn.Module):
         parity: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (n, f) and steerable features (n, m, c)."""
-        f, c, invariants = self.features, self.channels, self.lmax * self.channels
+        atoms, projected, carried = self.before(h, x, degree)
+        message, towards_i, towards_j = self.messages(
+            atoms.index_select(0, i) + atoms.index_select(0, j),
+            projected.index_select(0, i),
+            projected.index_select(0, j),
+            carried.index_select(0, i),
+            carried.index_select(0, j),
+            radial,
+            harmonics,
+            parity,
+        )
+        collected = torch.zeros_like(h).index_add(0, i, message).index_add(0, j, message)
+        sent = torch.zeros_like(x).index_add(0, i, towards_i).index_add(0, j, towards_j)
+        return self.after(h, x, collected, sent, degree)
+
+    def before(self, h: Tensor, x: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What atoms bring into their pairs: C h_i (n, f), P_l X_i and V_l X_i (n, m, c)."""
+        c = self.channels
         projected, carried = per_degree_linear(x, self.project, degree).split([c, c], dim=2)
-        p_i, p_j = projected.index_select(0, i), projected.index_select(0, j)
+        return self.message_atoms(h), projected, carried
+
+    def messages(
+        self,
+        atoms: Tensor,
+        projected_i: Tensor,
+        projected_j: Tensor,
+        carried_i: Tensor,
+        carried_j: Tensor,
+        radial: Tensor,
+        harmonics: Tensor,
+        parity: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Messages of pairs.
+
+        Args:
+            atoms: C (h_i + h_j), (e, f).
+            projected_i: and the next three: P_l X and V_l X of either atom, (e, m, c).
+            projected_j: see above.
+            carried_i: see above.
+            carried_j: see above.
+            radial: (e, k).
+            harmonics: (e, m, 1).
+            parity: (-1)^l of each component, (1, m, 1).
+
+        Returns:
+            e_ij (e, f), and what the pair adds to the steerable features of i and of j, (e, m, c).
+        """
+        f, c, invariants = self.features, self.channels, self.lmax * self.channels
         pair_invariants = torch.cat(
             [
-                inner_products(p_i, p_j, self.lmax),
-                inner_products(p_j + parity * p_i, harmonics, self.lmax),
+                inner_products(projected_i, projected_j, self.lmax),
+                inner_products(projected_j + parity * projected_i, harmonics, self.lmax),
             ],
             dim=1,
         )
         radial_in, radial_out = self.message_radial(radial).split([f, f], dim=1)
-        atoms = self.message_atoms(h)
-        message = functional.silu(
-            atoms.index_select(0, i)
-            + atoms.index_select(0, j)
-            + radial_in
-            + self.message_invariants(pair_invariants)
-        )
+        message = functional.silu(atoms + radial_in + self.message_invariants(pair_invariants))
         message = functional.silu(self.message_hidden(message)) * radial_out
-
-        none = torch.zeros_like(h)
-        collected = none.index_add(0, i, message).index_add(0, j, message) * self.scale
         gates, carry_gates = self.gates(message).split([invariants, invariants], dim=1)
         directions = per_component(gates, c, self.lmax) * harmonics
         carry = per_component(carry_gates, c, self.lmax)
-        none = torch.zeros_like(x)
-        sent = none.index_add(0, i, directions) + parity * none.index_add(0, j, directions)
-        sent = sent.index_add(0, i, carry * carried.index_select(0, j))
-        sent = sent.index_add(0, j, carry * carried.index_select(0, i))
-        x = x + sent * self.scale
+        return message, directions + carry * carried_j, parity * directions + carry * carried_i
 
+    def after(
+        self, h: Tensor, x: Tensor, collected: Tensor, sent: Tensor, degree: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Update an atom's features by the sums of what its pairs say."""
+        c, collected = self.channels, collected * self.scale
+        x = x + sent * self.scale
         left, right = per_degree_linear(x, self.pair_up, degree).split([c, c], dim=2)
         update = functional.silu(
             self.update_scalars(torch.cat([h, collected], dim=1))

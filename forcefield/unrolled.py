@@ -94,10 +94,27 @@ def unroll(potential: Potential) -> GraphModule:
         if potential.architecture:  # Without it different models would have the same key.
             _TRACED[key] = traced
     graph = copy.deepcopy(traced)
-    _bind(graph, list(tensors.values()))
+    _bind(graph, tensors)
     _fold_constants(graph)
     simplified = CSEPass()(graph)
     return graph if simplified is None else simplified.graph_module
+
+
+def flatten(
+    module: nn.Module, examples: Sequence[Tensor], free_axes: Sequence[int | None]
+) -> GraphModule:
+    """Trace a module, and the derivatives it takes, with its weights as constants.
+
+    Args:
+        module: Its parameters do not require gradients. It may change its arguments in place.
+        examples: Arguments.
+        free_axes: For each argument the axis whose length may differ from call to call, or None.
+    """
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    graph = _trace_module(module, tensors, examples, free_axes)
+    _bind(graph, tensors)
+    _fold_constants(graph)
+    return graph
 
 
 _TRACED: dict[tuple[str, int, torch.dtype], GraphModule] = {}
@@ -127,30 +144,39 @@ class _Derivatives(nn.Module):
 
 def _trace_derivatives(module: nn.Module, tensors: Mapping[str, Tensor]) -> GraphModule:
     """A graph of (parameters and buffers, species, edge_index, vectors)."""
-
-    def derivatives(weights: Sequence[Tensor], *inputs: Tensor) -> Any:
-        return functional_call(module, dict(zip(tensors, weights, strict=True)), inputs)
-
     some = next(module.parameters())
     examples = (
-        list(tensors.values()),
         torch.zeros(ATOMS, dtype=torch.int64, device=some.device),
         torch.zeros(2, PAIRS, dtype=torch.int64, device=some.device),
         some.new_ones((PAIRS, 3)),
     )
-    graph = trace(derivatives, examples, ([None] * len(tensors), 0, 1, 0))
+    graph = _trace_module(module, tensors, examples, (0, 1, 0))
     _free_types_and_devices(graph)
     return graph
 
 
-def _bind(module: GraphModule, tensors: Sequence[Tensor]) -> None:
+def _trace_module(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    examples: Sequence[Tensor],
+    free_axes: Sequence[int | None],
+) -> GraphModule:
+    """A graph of (parameters and buffers, arguments)."""
+
+    def function(weights: Sequence[Tensor], *inputs: Tensor) -> Any:
+        return functional_call(module, dict(zip(tensors, weights, strict=True)), inputs)
+
+    return trace(function, (list(tensors.values()), *examples), ([None] * len(tensors), *free_axes))
+
+
+def _bind(module: GraphModule, tensors: Mapping[str, Tensor]) -> None:
     """Turn the first arguments of a graph into constants of the module."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    for k, tensor in enumerate(tensors):
-        node = placeholders[k]
-        module.register_buffer(f"weight_{k}", tensor.detach())
+    for node, (name, tensor) in zip(placeholders, tensors.items(), strict=False):
+        constant_name = f"weight_{name.replace('.', '_')}"
+        module.register_buffer(constant_name, tensor.detach())
         with module.graph.inserting_before(node):
-            constant = module.graph.get_attr(f"weight_{k}")
+            constant = module.graph.get_attr(constant_name)
         node.replace_all_uses_with(constant)
         module.graph.erase_node(node)
     # The arguments came as a list and three tensors; three tensors are left.

@@ -288,6 +288,12 @@ def test_cuda_agrees_with_the_cpu(float32_potential, ethanol, water_box):
         atoms.calc = PotentialCalculator(float32_potential.path, device="cuda")
         assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-4)
         np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-4)
+        # The molecule's step is recorded now, and replayed for other positions.
+        atoms.rattle(0.05, seed=8)
+        replayed = atoms.get_forces()
+        atoms.calc = PotentialCalculator(float32_potential.path)
+        np.testing.assert_allclose(atoms.get_forces(), replayed, atol=1e-4)
+        assert np.abs(replayed - forces).max() > 0.01
 
 
 def test_importing_the_package_is_light():

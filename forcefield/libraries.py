@@ -1,0 +1,229 @@
+"""Machine code made of torch graphs: libraries for a CPU, and the folder that keeps them.
+
+A library serves every potential of the same architecture: its weights are constants that are put in
+when it is loaded, from a file of their own, which takes milliseconds where tracing takes seconds. For a
+GPU torch compiles in the process that runs, and keeps the pieces in a folder of its own: loading a library
+that was made for a GPU ends the process with torch 2.11.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from forcefield.errors import CompilationError
+from forcefield.export import ExportedPotential
+
+CACHE_VARIABLE = "HEGNN_FORCEFIELD_CACHE"
+"""Environment variable with the folder of compiled libraries."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a library is made of.
+
+    Attributes:
+        module: Its buffers become the library's constants. May change its inputs in place.
+        examples: Contiguous inputs on the device. No free axis may have length 0 or 1.
+        free_axes: For each input the axis of free length and the name of the length, or None.
+        shortest: The smallest value of lengths that may be less than 2, by name.
+    """
+
+    module: nn.Module
+    examples: Sequence[Tensor]
+    free_axes: Sequence[tuple[int, str] | None]
+    shortest: Mapping[str, int]
+
+
+class Library:
+    """Machine code that is called with contiguous tensors.
+
+    torch's own function for loading one imports its whole compiler first, for ten seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise CompilationError(
+                f"torch {torch.__version__} cannot load {path}: {error}; delete it, or run without "
+                "compile=True"
+            ) from error
+
+    def names(self) -> list[str]:
+        """Names of the constants."""
+        return self.loader.get_constant_fqns()
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Put the constants in."""
+        self.loader.load_constants(weights, False, True, False)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run it."""
+        return self.loader.boxed_run(list(inputs))
+
+
+class JustInTime:
+    """A graph for a GPU, compiled when it is first called."""
+
+    def __init__(self, source: Source) -> None:
+        self.free_axes = source.free_axes
+        self.compiled = torch.compile(source.module, fullgraph=True)
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """Run it."""
+        from torch._dynamo.exc import TorchDynamoException  # Seconds, for those who compile.
+
+        for tensor, axis in zip(inputs, self.free_axes, strict=True):
+            if axis is not None:
+                torch._dynamo.maybe_mark_dynamic(tensor, axis[0])
+        try:
+            result = self.compiled(*inputs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).strip().splitlines()[:2])
+            raise CompilationError(f"the potential could not be compiled: {reason}") from error
+        return [result] if isinstance(result, Tensor) else result
+
+
+class Shelf:
+    """The libraries of a potential.
+
+    Args:
+        exported: On the device that the libraries are for.
+    """
+
+    def __init__(self, exported: ExportedPotential) -> None:
+        self.device = device_of(exported)
+        self.folder = _cache_folder()
+        self.key, self.weights_key = _keys(exported)
+
+    def has(self, name: str) -> bool:
+        """Whether a library is there already."""
+        return self._path(name).is_file()
+
+    def take(
+        self, name: str, weights: str, make: Callable[[], Source]
+    ) -> Callable[..., Sequence[Tensor]]:
+        """A library with the potential's weights in it; compiled if it is not there yet.
+
+        Args:
+            name: Of the library.
+            weights: Of the weights: several may go into the same library.
+            make: What to make it of; not called if everything is there.
+
+        Raises:
+            CompilationError: There is no C++ compiler, or torch cannot compile it.
+        """
+        if self.device.type == "cuda":
+            return JustInTime(make())
+        path = self._path(name)
+        constants = self.folder / f"{self.key}-{self.weights_key}-{weights}.safetensors"
+        if not (path.is_file() and constants.is_file()):
+            source = make()
+            if not path.is_file():
+                _compile(source, path)
+            _save_weights(source.module, Library(path).names(), constants)
+        library = Library(path)
+        library.load(load_file(constants))
+        return library
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.key}-{name}.pt2"
+
+
+def device_of(exported: ExportedPotential) -> torch.device:
+    """Where a potential is."""
+    return next(exported.module.parameters()).device
+
+
+def _compile(source: Source, path: Path) -> None:
+    """Write a library; the file appears once it is complete."""
+    lengths = {
+        name: torch.export.Dim(name, min=source.shortest.get(name, 2))
+        for name in dict.fromkeys(axis[1] for axis in source.free_axes if axis)
+    }
+    free = tuple(None if axis is None else {axis[0]: lengths[axis[1]]} for axis in source.free_axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            with torch.no_grad():
+                program = torch.export.export(
+                    source.module, tuple(source.examples), dynamic_shapes=free
+                )
+                written = torch._inductor.aoti_compile_and_package(
+                    program,
+                    package_path=str(Path(folder) / "library.pt2"),
+                    # Short vectors of weights would be written into the code.
+                    inductor_configs={"always_keep_tensor_constants": True},
+                )
+        except Exception as error:  # torch raises many kinds, down to the compiler's own.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CompilationError(
+                f"the potential could not be compiled: {reason}. It takes a C++ compiler and "
+                "Python's header files; compile=False does without"
+            ) from error
+        Path(written).replace(path)
+
+
+def _save_weights(module: nn.Module, names: list[str], path: Path) -> None:
+    tensors = dict(module.named_buffers(remove_duplicate=False))
+    tensors |= module.named_parameters(remove_duplicate=False)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    save_file({name: tensors[name].detach().clone().contiguous() for name in names}, temporary)
+    temporary.replace(path)
+
+
+def _keys(exported: ExportedPotential) -> tuple[str, str]:
+    """Names for libraries and for weights.
+
+    A library's is made of everything that it depends on: code, torch, processor, compiler, threads,
+    architecture.
+    """
+    header = exported.metadata
+    facts = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": _processor_features(),
+        "compiler": os.environ.get("CXX") or shutil.which("g++") or "",
+        "architecture": header["architecture"],
+        "species": len(header["species"]),
+        "dtype": header["dtype"],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    weights = hashlib.sha256(json.dumps(header["species"]).encode())
+    for name, tensor in sorted(exported.module.state_dict().items()):
+        weights.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:20], weights.hexdigest()[:20]
+
+
+def _cache_folder() -> Path:
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder:
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hegnn-forcefield" / "compiled"
+
+
+def _processor_features() -> str:
+    """The instructions it knows: a home folder may be shared by different machines."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    except OSError:
+        pass
+    return f"{platform.machine()} {platform.processor()}"
