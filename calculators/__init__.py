@@ -11,12 +11,22 @@ if TYPE_CHECKING:
     from calculators.batch import calculate_many
     from calculators.committee import CommitteeCalculator
     from calculators.hessian import vibrations
+    from calculators.replicas import LangevinReplicas, Replicas
 
-__all__ = ["CommitteeCalculator", "PotentialCalculator", "calculate_many", "vibrations"]
+__all__ = [
+    "CommitteeCalculator",
+    "LangevinReplicas",
+    "PotentialCalculator",
+    "Replicas",
+    "calculate_many",
+    "vibrations",
+]
 
 _MODULES = {
     "CommitteeCalculator": "committee",
+    "LangevinReplicas": "replicas",
     "PotentialCalculator": "ase",
+    "Replicas": "replicas",
     "calculate_many": "batch",
     "vibrations": "hessian",
 }

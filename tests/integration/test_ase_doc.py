@@ -18,7 +18,7 @@ def test_the_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = DOCUMENT.read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(snippets) == 10
+    assert len(snippets) == 11
     names: dict[str, object] = {}
     for snippet in snippets:
         shorter = re.sub(r"run\((2000|500)\)", "run(20)", snippet)
@@ -30,6 +30,7 @@ def test_the_snippets_run(tmp_path, monkeypatch):
     assert len(names["results"]) == 8
     for frame, result in zip(names["frames"], names["results"], strict=True):
         np.testing.assert_array_equal(frame.get_forces(), result["forces"])
+    assert names["dynamics"].positions.shape == (8, 9, 3)
     frequencies = names["modes"].get_frequencies()
     assert len(frequencies) == 27
     assert 3500.0 < frequencies[-1].real < 4100.0

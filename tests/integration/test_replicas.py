@@ -1,0 +1,129 @@
+"""Copies of a molecule that are evaluated and moved together."""
+
+import numpy as np
+import pytest
+import torch
+from ase.data import atomic_masses
+
+from calculators import LangevinReplicas, PotentialCalculator, Replicas
+from forcefield.errors import AbsurdForceError, ConfigError, NonFiniteForceError
+from tests.integration.general_potential import general_file
+
+
+def replicas_of(potential, atoms, number, **options):
+    return Replicas(potential.path, atoms.numbers, number, **options)
+
+
+def rattled(atoms, number, size=0.05):
+    noise = np.random.default_rng(4).normal(size=(number, len(atoms), 3))
+    return atoms.positions + size * noise
+
+
+def total_energies(dynamics):
+    masses = torch.tensor(atomic_masses[dynamics.replicas.numbers]).view(1, -1, 1)
+    kinetic = 0.5 * (masses * dynamics.velocities.cpu().square()).sum((1, 2))
+    return dynamics.energies.cpu() + kinetic
+
+
+def test_copies_have_the_energies_and_forces_of_the_molecule(float64_potential, ethanol):
+    positions = rattled(ethanol, 5)
+    energies, forces = replicas_of(float64_potential, ethanol, 5)(torch.tensor(positions))
+    ethanol.calc = PotentialCalculator(float64_potential.path)
+    for k in range(5):
+        ethanol.positions = positions[k]
+        assert float(energies[k]) == pytest.approx(ethanol.get_potential_energy(), abs=1e-9)
+        np.testing.assert_allclose(forces[k].numpy(), ethanol.get_forces(), atol=1e-9)
+
+
+def test_without_friction_energy_is_conserved(float64_potential, ethanol):
+    replicas = replicas_of(float64_potential, ethanol, 3)
+    dynamics = LangevinReplicas(
+        replicas, ethanol.positions, temperature=100.0, timestep=0.1, friction=0.0
+    )
+    before = total_energies(dynamics)
+    dynamics.run(100)
+    assert dynamics.steps == 100
+    assert (dynamics.positions.numpy() - ethanol.positions).std() > 0.01
+    torch.testing.assert_close(total_energies(dynamics), before, rtol=0, atol=1e-4)
+    # Copies with velocities of their own go their own ways.
+    assert (dynamics.positions[0] - dynamics.positions[1]).abs().max() > 0.01
+
+
+def test_each_replica_has_the_temperature_it_was_given(ethanol):
+    dynamics = LangevinReplicas(
+        Replicas(general_file(), ethanol.numbers, 40),
+        ethanol.positions,
+        temperature=np.repeat([100.0, 500.0], 20),
+        friction=200.0,
+    )
+    drawn = dynamics.temperatures().view(2, 20).mean(1)
+    assert drawn[0] == pytest.approx(100.0, rel=0.2)
+    assert drawn[1] == pytest.approx(500.0, rel=0.2)
+    dynamics.velocities.zero_()
+    dynamics.run(60)
+    means = []
+    for _ in range(15):
+        dynamics.run(6)
+        means.append(dynamics.temperatures().view(2, 20).mean(1).tolist())
+    cold, hot = np.mean(means, axis=0)
+    # 20 replicas of 27 degrees of freedom, some ten times: 3 % of statistical error.
+    assert cold == pytest.approx(100.0, rel=0.15)
+    assert hot == pytest.approx(500.0, rel=0.15)
+
+
+def test_the_seed_fixes_a_run(float32_potential, ethanol):
+    def run(seed):
+        replicas = replicas_of(float32_potential, ethanol, 2)
+        dynamics = LangevinReplicas(replicas, ethanol.positions, seed=seed)
+        dynamics.run(3)
+        return dynamics.positions
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_a_bad_force_names_replica_and_atom(float32_potential, ethanol):
+    replicas = replicas_of(float32_potential, ethanol, 3)
+    dynamics = LangevinReplicas(replicas, ethanol.positions, temperature=300.0)
+    dynamics.positions[2, 4] = torch.nan
+    with pytest.raises(NonFiniteForceError, match=r"atom \d .* of replica 2 is not finite"):
+        dynamics.run(1)
+    with pytest.raises(AbsurdForceError, match=r"replica 0 is .* more than max_force = 0.001"):
+        LangevinReplicas(replicas, ethanol.positions, max_force=0.001)
+
+
+def test_what_does_not_fit_is_refused(float32_potential, ethanol, water_box):
+    with pytest.raises(ConfigError, match="2 to 64 atoms, found 1"):
+        replicas_of(float32_potential, ethanol[:1], 3)
+    with pytest.raises(ConfigError, match="at least 1, found 0"):
+        replicas_of(float32_potential, ethanol, 0)
+    replicas = replicas_of(float32_potential, ethanol, 3)
+    for options, message in (
+        ({"positions": ethanol.positions[:-1]}, r"positions of shape .*\(3, 9, 3\)"),
+        ({"temperature": [300.0, 300.0]}, "one temperature in K or 3 of them"),
+        ({"timestep": 0.0}, "timestep must be above zero"),
+        ({"friction": -1.0}, "timestep must be above zero, and friction not below it"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LangevinReplicas(replicas, **{"positions": ethanol.positions, **options})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_a_gpu(compile, float32_potential, ethanol):
+    """Recorded steps are the steps of the CPU; noise differs, and so there is none here."""
+    positions = rattled(ethanol, 40)
+    found = []
+    for device in ("cpu", "cuda"):
+        replicas = replicas_of(
+            float32_potential, ethanol, 40, device=device, compile=compile and device == "cuda"
+        )
+        dynamics = LangevinReplicas(replicas, positions, temperature=0.0, friction=0.0)
+        dynamics.run(20)
+        found.append(dynamics)
+    for name in ("positions", "energies", "forces"):
+        on_cpu, on_gpu = (getattr(dynamics, name).cpu() for dynamics in found)
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-3)
+    warm = LangevinReplicas(found[1].replicas, ethanol.positions, temperature=300.0, friction=50.0)
+    warm.run(200)
+    assert warm.temperatures().mean().item() == pytest.approx(300.0, rel=0.2)
