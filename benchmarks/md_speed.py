@@ -2,13 +2,16 @@
 
     python benchmarks/md_speed.py --potential potential.pt --systems ethanol aspirin --out rows.jsonl
     python benchmarks/md_speed.py --potential potential.pt --peers painn=ENV/bin/python --out rows.jsonl
+    python benchmarks/md_speed.py --potential potential.pt --device cuda --ways ase torchforce-graphs
 
 Every way is a process of its own, and they take turns (turns.py). Ways: ``model`` (the exported module
 called from Python), ``ase``, ``torchforce`` and ``pythonforce`` (an OpenMM step with the Verlet integrator
-on the Reference platform), each of the Python-driven ones also ``-compiled``; ``replicas-K``: K copies in
-one call, the time per copy. Peers (random weights; see peers/md_speed_peer.py) run through their ASE
-calculators in their own environments. CPU time is what counts on a shared machine; one thread unless
-``--threads`` says otherwise.
+on the Reference platform, on a GPU on the CUDA platform in mixed precision), each of the Python-driven
+ones also ``-compiled``, ``torchforce-graphs`` with CUDA graphs. Copies of a molecule, of which the time per
+copy counts: ``many-K`` (one call of ``calculate_many``), ``langevin-K`` (a step of ``LangevinReplicas``),
+both also ``-compiled``. Peers (random weights; see peers/md_speed_peer.py) run through their ASE
+calculators in their own environments. CPU time is what counts on a shared machine, wall time on a GPU;
+one thread unless ``--threads`` says otherwise.
 """
 
 import argparse
@@ -24,7 +27,10 @@ from md_systems import SYSTEMS, build
 from turns import serve, take_turns
 
 WAYS = ("model", "model-compiled", "ase", "ase-compiled", "torchforce", "pythonforce")
-WAYS += ("pythonforce-compiled", "replicas-32")
+WAYS += ("pythonforce-compiled", "many-32", "many-32-compiled")
+
+STEPS_PER_CALL = 10
+"""Of replicas; their forces are checked at the end of a call."""
 
 JITTER = 0.01
 """Å by which positions differ from call to call."""
@@ -38,29 +44,45 @@ def run(way: str, name: str, arguments: argparse.Namespace) -> None:
     from calculators.evaluator import open_potential
 
     atoms = build(name)
-    kind, _, compiled = way.partition("-")
-    dtype = torch.float64 if arguments.double else None
-    exported = open_potential(arguments.potential, dtype=dtype, compile=compiled == "compiled")
+    kind, *options = way.split("-")
+    exported = open_potential(
+        arguments.potential,
+        arguments.device,
+        torch.float64 if arguments.double else None,
+        compile="compiled" in options,
+    )
     rng = np.random.default_rng(1)
     moves = JITTER * rng.normal(size=(8, len(atoms), 3))
     step: Any
     if kind == "ase":
         step = _ase(exported, atoms, moves)
     elif kind in ("torchforce", "pythonforce"):
-        step = _openmm(kind, exported, atoms)
-    elif kind == "replicas":
-        step = _replicas(exported, atoms, moves, int(compiled))
+        step = _openmm(kind, exported, atoms, arguments.device, "graphs" in options)
+    elif kind == "many":
+        step = _many(exported, atoms, moves, int(options[0]))
+    elif kind == "langevin":
+        step = _langevin(exported, atoms, int(options[0]))
     else:
         step = _model(exported, atoms, moves)
     facts = {
         "system": name,
         "way": way,
         "atoms": len(atoms),
+        "device": _device_name(arguments.device),
         "threads": arguments.threads,
         "dtype": str(exported.dtype).removeprefix("torch."),
         "torch": torch.__version__,
     }
-    serve(step, facts)
+    if arguments.device == "cuda":
+        serve(lambda call: (step(call), torch.cuda.synchronize()), facts)
+    else:
+        serve(step, facts)
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 def _model(exported: Any, atoms: Any, moves: np.ndarray) -> Any:
@@ -88,27 +110,33 @@ def _ase(exported: Any, atoms: Any, moves: np.ndarray) -> Any:
     return step
 
 
-def _openmm(kind: str, exported: Any, atoms: Any) -> Any:
+def _openmm(kind: str, exported: Any, atoms: Any, device: str, graphs: bool) -> Any:
     import openmm
 
     from calculators import openmm as engine
 
-    make = engine.torch_force if kind == "torchforce" else engine.python_force
+    options: dict[str, Any] = {"max_force": np.inf, "device": device}
+    make = engine.python_force
+    if kind == "torchforce":
+        make = engine.torch_force
+        options["cuda_graphs"] = graphs
     system = openmm.System()
     for mass in atoms.get_masses():
         system.addParticle(mass)
     periodic = bool(atoms.pbc.all())
     if periodic:
         system.setDefaultPeriodicBoxVectors(*(atoms.cell.array / 10.0))
-    system.addForce(make(exported, atoms.numbers, periodic=periodic, max_force=np.inf))
+    system.addForce(make(exported, atoms.numbers, periodic=periodic, **options))
     integrator = openmm.VerletIntegrator(1e-4)  # ps: the structure hardly moves
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    settings = {"Precision": "mixed"} if device == "cuda" else {}
+    platform = openmm.Platform.getPlatformByName("CUDA" if device == "cuda" else "Reference")
+    context = openmm.Context(system, integrator, platform, settings)
     context.setPositions(atoms.positions / 10.0)
     # Keeps the objects alive, too.
     return lambda call, context=context: integrator.step(1)
 
 
-def _replicas(exported: Any, atoms: Any, moves: np.ndarray, number: int) -> Any:
+def _many(exported: Any, atoms: Any, moves: np.ndarray, number: int) -> Any:
     from calculators import calculate_many
 
     copies = []
@@ -116,6 +144,16 @@ def _replicas(exported: Any, atoms: Any, moves: np.ndarray, number: int) -> Any:
         copies.append(atoms.copy())
         copies[-1].positions += moves[k % len(moves)]
     return lambda call: calculate_many(exported, copies)
+
+
+def _langevin(exported: Any, atoms: Any, number: int) -> Any:
+    from calculators import LangevinReplicas, Replicas
+
+    replicas = Replicas(exported, atoms.numbers, number)
+    dynamics = LangevinReplicas(
+        replicas, atoms.positions, timestep=0.1, temperature=1.0, max_force=np.inf
+    )
+    return lambda call: dynamics.run(STEPS_PER_CALL)
 
 
 def main() -> None:
@@ -126,6 +164,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--double", action="store_true", help="in double precision")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each way in a round")
@@ -136,7 +175,8 @@ def main() -> None:
         run(*arguments.serve, arguments)
         return
     own = [sys.executable, __file__, "--potential", arguments.potential]
-    own += ["--threads", str(arguments.threads)] + ["--double"] * arguments.double
+    own += ["--threads", str(arguments.threads), "--device", arguments.device]
+    own += ["--double"] * arguments.double
     peer_script = str(Path(__file__).parent / "peers" / "md_speed_peer.py")
     for name in arguments.systems:
         with tempfile.NamedTemporaryFile(suffix=".extxyz") as file:
@@ -145,12 +185,15 @@ def main() -> None:
             for peer in arguments.peers:
                 label, _, python = peer.partition("=")
                 settings = ["--threads", str(arguments.threads), "--system", name]
+                settings += ["--device", arguments.device]
                 commands.append([python, "-B", peer_script, label, file.name, *settings])
             rows = take_turns(commands, arguments.rounds, arguments.seconds)
         for row in rows:
-            if row.get("way", "").startswith("replicas-"):
+            kind, *options = row.get("way", "").split("-")
+            if kind in ("many", "langevin"):
+                steps = int(options[0]) * (STEPS_PER_CALL if kind == "langevin" else 1)
                 for key in ("cpu_ms", "wall_ms"):
-                    row[key] = round(row[key] / int(row["way"].partition("-")[2]), 4)
+                    row[key] = round(row[key] / steps, 6)
             line = json.dumps(row)
             print(line, flush=True)
             if arguments.out:

@@ -63,12 +63,15 @@ def take_turns(
     """
     rows: list[dict[str, Any]] = []
     running = []
+    started = []
     for command in commands:
         # A file, since nobody reads a pipe until the end.
         complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
         )
+        started.append((command, process, complaints))
+    for command, process, complaints in started:
         facts = _answer(process)
         if facts is not None:
             rows.append(facts)

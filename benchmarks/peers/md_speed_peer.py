@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ ELEMENTS = ("H", "C", "N", "O")
 JITTER = 0.01
 
 
-def schnetpack_calculator(representation: str) -> Any:
+def schnetpack_calculator(representation: str, device: str) -> Any:
     """SchNet or PaiNN through SpkCalculator."""
     import schnetpack
     from schnetpack import transform
@@ -56,10 +57,12 @@ def schnetpack_calculator(representation: str) -> Any:
     file = Path(tempfile.mkdtemp()) / "model.pt"
     torch.save(model, file)
     neighbors = transform.MatScipyNeighborList(cutoff=5.0)
-    return SpkCalculator(str(file), neighbor_list=neighbors, energy_unit="eV", dtype=torch.float32)
+    return SpkCalculator(
+        str(file), neighbor_list=neighbors, energy_unit="eV", dtype=torch.float32, device=device
+    )
 
 
-def nequip_calculator() -> Any:
+def nequip_calculator(device: str) -> Any:
     """NequIP, not compiled."""
     from nequip.data import transforms
     from nequip.integrations.ase import NequIPCalculator
@@ -90,10 +93,10 @@ def nequip_calculator() -> Any:
         ),
         transforms.NeighborListTransform(r_max=4.0),
     ]
-    return NequIPCalculator(model, device="cpu", transforms=steps)
+    return NequIPCalculator(model.to(device), device=device, transforms=steps)
 
 
-def mace_calculator() -> Any:
+def mace_calculator(device: str) -> Any:
     """MACE of the size that fits its authors' small models."""
     from e3nn import o3
     from mace import modules
@@ -120,12 +123,12 @@ def mace_calculator() -> Any:
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
     )
-    return MACECalculator(models=model, device="cpu", default_dtype="float32")
+    return MACECalculator(models=model.to(device), device=device, default_dtype="float32")
 
 
 CALCULATORS = {
-    "schnet": lambda: schnetpack_calculator("schnet"),
-    "painn": lambda: schnetpack_calculator("painn"),
+    "schnet": partial(schnetpack_calculator, "schnet"),
+    "painn": partial(schnetpack_calculator, "painn"),
     "nequip": nequip_calculator,
     "mace": mace_calculator,
 }
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("peer", choices=list(CALCULATORS))
     parser.add_argument("structure", help="file that ASE reads")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--system", default="", help="its name, for the row")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -144,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     atoms = read(arguments.structure)
-    atoms.calc = CALCULATORS[arguments.peer]()
+    atoms.calc = CALCULATORS[arguments.peer](arguments.device)
     start = atoms.positions.copy()
     moves = JITTER * np.random.default_rng(1).normal(size=(8, *start.shape))
 
@@ -159,6 +163,7 @@ def main() -> None:
         "system": arguments.system,
         "way": arguments.peer,
         "atoms": len(atoms),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "threads": arguments.threads,
         "dtype": "float32",
         "torch": torch.__version__,
