@@ -23,13 +23,14 @@ from forcefield.compiled import compile_exported, is_compiled, scripted_module
 from forcefield.errors import ConfigError, InvalidStructureError
 from forcefield.export import ExportedPotential
 from forcefield.graph import edge_vectors
-from forcefield.neighbors import VerletList, all_pairs
+from forcefield.neighbors import MoleculePairs, VerletList, all_pairs
 from forcefield.pieces import Interpreted
 from forcefield.recording import record
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 STATIC_ATOMS = 64
-"""Up to this many atoms outside a cell every pair is an edge and no neighbour list is built."""
+"""Up to this many atoms outside a cell every pair is looked at (on a GPU: is an edge, so that shapes stay
+the same) and no neighbour list is built."""
 
 DEFAULT_SKIN = 0.5
 """Å by which a neighbour list outlives the cutoff; an atom that moves half of it ends its life."""
@@ -146,11 +147,15 @@ class Evaluator:
         self._batch = torch.zeros_like(self._number_tensor)
         self._no_cell = torch.zeros(1, 3, 3, dtype=torch.float64, device=self._device)
         self._recorded: _RecordedStep | None = None
+        self._molecule: MoleculePairs | None = None
         self._static_edges: tuple[Tensor, Tensor] | None = None
         if len(numbers) <= STATIC_ATOMS:
-            pairs = all_pairs(len(numbers))
-            shifts = torch.zeros(pairs.shape[1], 3, dtype=torch.float64)
-            self._static_edges = (pairs.to(self._device), shifts.to(self._device))
+            if self._device.type == "cpu":
+                self._molecule = MoleculePairs(len(numbers), potential.cutoff)
+            else:
+                pairs = all_pairs(len(numbers))
+                shifts = torch.zeros(pairs.shape[1], 3, dtype=torch.float64)
+                self._static_edges = (pairs.to(self._device), shifts.to(self._device))
 
     def __call__(
         self,
@@ -274,9 +279,17 @@ class Evaluator:
         points = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.float64))
         if pbc is None or cell is None or not pbc.any():
             cell_tensor = self._no_cell
-            edge_index, shifts = self._static_edges or self._listed_edges(
-                points, np.zeros((3, 3)), np.zeros(3, dtype=bool)
-            )
+            if self._static_edges is not None:
+                edge_index, shifts = self._static_edges
+            elif self._molecule is not None:
+                check_positions(
+                    self.numbers, positions
+                )  # A pair at infinity is not within a cutoff.
+                edge_index, shifts = self._molecule.within_cutoff(points.numpy())
+            else:
+                edge_index, shifts = self._listed_edges(
+                    points, np.zeros((3, 3)), np.zeros(3, dtype=bool)
+                )
         else:
             cell_tensor = torch.tensor(cell, dtype=torch.float64, device=self._device)[None]
             edge_index, shifts = self._listed_edges(points, cell, pbc)

@@ -24,13 +24,18 @@ GRAPH_ATOMS = 200
 """Most atoms with ``cuda_graphs``: the number of all pairs grows with their square."""
 
 
-class AllPairs(Region):
-    """Atoms outside a box, few enough that every pair is an edge.
+FEW_PAIRS = 60
+"""Pairs up to which it takes longer to look for the close ones than to evaluate them all."""
 
-    With ``cuda_graphs`` nothing here depends on data or waits for the device, so that the plugin can
-    record a step once and replay it. An exception cannot be raised from a recording: energy and the
-    force on the atom become NaN instead, which the same step carries into its position. In a box the
-    nearest image of each pair counts, which is every image within the cutoff as long as the box is
+
+class AllPairs(Region):
+    """Atoms outside a box, few enough to look at every pair.
+
+    On a CPU the pairs within the cutoff are edges; on a GPU, and in a box, all of them are, so that shapes
+    stay the same. With ``cuda_graphs`` nothing here depends on data or waits for the device, so that the
+    plugin can record a step once and replay it. An exception cannot be raised from a recording: energy
+    and the force on the atom become NaN instead, which the same step carries into its position. In a
+    box the nearest image of each pair counts, which is every image within the cutoff as long as the box is
     two cutoffs wide; in a smaller one everything becomes NaN.
     """
 
@@ -48,6 +53,7 @@ class AllPairs(Region):
         super().__init__(potential, numbers, particles, wrapping)
         self.graphs = wrapping.cuda_graphs
         pairs = all_pairs(len(numbers)).clone()
+        self.few_pairs = FEW_PAIRS
         self.register_buffer("edge_index", pairs)
         self.register_buffer("no_shifts", torch.zeros(pairs.shape[1], 3, dtype=torch.float64))
 
@@ -70,10 +76,18 @@ class AllPairs(Region):
         points = self.points(positions)
         cell = self.box(box)
         shifts = self.no_shifts
+        edge_index = self.edge_index
         if box is not None:
             shifts = self.nearest_images(points, cell)
+        elif points.is_cpu and edge_index.size(1) > self.few_pairs:
+            damage = self.damage(points)
+            if len(damage) > 0:  # A pair at infinity is not within a cutoff.
+                raise RuntimeError(damage)
+            near = self.near(points)
+            edge_index = edge_index.index_select(1, near)
+            shifts = shifts.index_select(0, near)
         output = self.potential(
-            points, self.numbers, self.edge_index, shifts, cell.unsqueeze(0), self.batch
+            points, self.numbers, edge_index, shifts, cell.unsqueeze(0), self.batch
         )
         energy = output["energy"].sum()
         forces = output["forces"]
@@ -89,6 +103,13 @@ class AllPairs(Region):
             if len(verdict) > 0:
                 raise RuntimeError(verdict)
         return self.results(energy, forces, positions, scale)
+
+    def near(self, points: Tensor) -> Tensor:
+        """Numbers of the pairs that are closer than the cutoff."""
+        vectors = points.index_select(0, self.edge_index[0]) - points.index_select(
+            0, self.edge_index[1]
+        )
+        return (vectors.square().sum(1) < self.cutoff * self.cutoff).nonzero().squeeze(1)
 
     def nearest_images(self, points: Tensor, cell: Tensor) -> Tensor:
         """Cell shifts (e, 3) that make each pair's vector the shortest, NaN in too small a box."""

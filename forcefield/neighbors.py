@@ -106,6 +106,36 @@ def all_pairs(num_atoms: int) -> Tensor:
     return torch.as_tensor(np.stack([j, i]))
 
 
+class MoleculePairs:
+    """Pairs within the cutoff of a molecule outside a cell, small enough to look at every pair.
+
+    The tensors stay the same as long as the pairs do.
+
+    Args:
+        num_atoms: n.
+        cutoff: Å.
+    """
+
+    def __init__(self, num_atoms: int, cutoff: float) -> None:
+        self.all = all_pairs(num_atoms)
+        self._j, self._i = self.all.numpy()
+        self._square = cutoff**2
+        self._near: np.ndarray | None = None
+        self._edges = (self.all, torch.zeros(self.all.shape[1], 3, dtype=torch.float64))
+
+    def within_cutoff(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Edge index (2, e) and cell shifts (e, 3), all zero, for finite positions (n, 3) in Å."""
+        vectors = positions.take(self._j, axis=0)
+        vectors -= positions.take(self._i, axis=0)
+        near = np.einsum("ij,ij->i", vectors, vectors) < self._square
+        if self._near is None or not np.array_equal(near, self._near):
+            self._near = near
+            edge_index = self.all[:, torch.from_numpy(near)]
+            shifts = torch.zeros(edge_index.shape[1], 3, dtype=torch.float64)
+            self._edges = (edge_index, shifts)
+        return self._edges
+
+
 class VerletList:
     """A neighbour list with a skin, reused until it could miss a pair.
 

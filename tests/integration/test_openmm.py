@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 
-from forcefield import load_exported
+from forcefield import build_graph, load_exported
 from forcefield.errors import (
     CheckpointError,
     ConfigError,
@@ -65,6 +66,29 @@ def test_agrees_with_the_eager_model(precision, tolerance, engine, platform, eth
         assert energy == pytest.approx(expected_energy, abs=9 * tolerance, rel=0)
         np.testing.assert_allclose(forces, expected_forces, atol=tolerance, rtol=0)
     assert np.abs(expected_forces).max() > 0.1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_molecule_larger_than_the_cutoff(engine, float64_potential):
+    """Pairs come and go while it moves."""
+    chain = molecule("C3H9C")  # 13 atoms, 78 pairs
+    chain.positions *= 1.5
+    system = create_system(topology_of(chain), float64_potential.path, engine)
+    context = context_of(system, chain)
+    exported = load_exported(float64_potential.path)
+    counts = set()
+    for seed in range(6):
+        chain.positions *= 1.0 + 0.1 * (-1) ** seed
+        chain.rattle(0.05, seed=seed)
+        context.setPositions(chain.positions * unit.angstrom)
+        energy, forces = evaluate(context)
+        expected_energy, expected_forces = eager(float64_potential.eager, chain)
+        assert energy == pytest.approx(expected_energy, abs=1e-8, rel=0)
+        np.testing.assert_allclose(forces, expected_forces, atol=1e-8, rtol=0)
+        graph = build_graph(chain.positions, chain.numbers, exported.cutoff)
+        counts.add(graph.edge_index.shape[1])
+    assert len(counts) > 2
+    assert max(counts) < len(chain) * (len(chain) - 1) // 2
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmarks.neighbors import Structure, check, is_right, reference, torch_force_pairs
 from forcefield import neighbors
 from forcefield.errors import InvalidStructureError
-from forcefield.neighbors import VerletList, all_pairs, neighbor_pairs
+from forcefield.neighbors import MoleculePairs, VerletList, all_pairs, neighbor_pairs
 
 CUTOFF = 3.5
 
@@ -248,3 +248,18 @@ def test_a_cell_of_next_to_no_height_is_refused():
     thin = np.array([[5.0, 0, 0], [4.99, 0.01, 0], [0, 0, 5.0]])
     with pytest.raises(InvalidStructureError, match=r"0\.0\d* Å"):
         neighbor_pairs(np.zeros((1, 3)), thin, np.ones(3, dtype=bool), CUTOFF)
+
+
+def test_pairs_of_a_molecule_come_and_go():
+    generator = np.random.default_rng(8)
+    positions = generator.uniform(0.0, 6.0, size=(12, 3))
+    pairs = MoleculePairs(12, CUTOFF)
+    counts = set()
+    for _ in range(50):
+        positions += 0.2 * generator.normal(size=positions.shape)
+        edge_index, shifts = pairs.within_cutoff(positions)
+        expected = brute_force(positions, np.zeros((3, 3)), [False] * 3, CUTOFF)
+        assert both_directions(edge_index, shifts) == expected
+        assert pairs.within_cutoff(positions)[0] is edge_index
+        counts.add(edge_index.shape[1])
+    assert len(counts) > 5
