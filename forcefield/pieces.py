@@ -317,16 +317,20 @@ class Interpreted:
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
         """Evaluate; see :meth:`Potential.forward`."""
-        edge_index = inputs[2]
-        many = edge_index.shape[1] > 2 * MANY_PAIRS[kind_of(edge_index.device)]
         result: dict[str, Tensor]
-        if not (many and has_pieces(self.exported)):
+        if not in_pieces(self.exported, inputs[2]):
             result = self.exported.module(*inputs)
             return result
         if self._pieces is None:
             self._pieces = piecewise(self.exported)
         result = self._pieces(*inputs)
         return result
+
+
+def in_pieces(exported: ExportedPotential, edge_index: Tensor) -> bool:
+    """Whether :class:`Interpreted` evaluates pairs (2, e) in pieces."""
+    many = edge_index.shape[1] > 2 * MANY_PAIRS[kind_of(edge_index.device)]
+    return many and has_pieces(exported)
 
 
 def kind_of(device: torch.device) -> str:

@@ -19,6 +19,8 @@ from calculators.simulation.topology import Residue, openmm_topology
 from forcefield import errors
 from forcefield.errors import ConfigError, EngineError, ForceFieldError
 from forcefield.export import ExportedPotential
+from forcefield.graph import build_graph
+from forcefield.pieces import in_pieces
 
 VELOCITY = LENGTH / PICOSECOND
 """ASE's unit of velocity in one nm/ps."""
@@ -97,7 +99,7 @@ class OpenMMEngine:
         self.settings = settings
         self.step = 0
         self.periodic = bool(atoms.pbc.all())
-        self.force = _force_kind(settings)
+        self.force = _force_kind(settings, atoms, potential)
         system = create_system(
             openmm_topology(atoms, residues, pairs),
             potential,
@@ -251,12 +253,18 @@ def velocity_verlet(time_step: float) -> Any:
     return integrator
 
 
-def _force_kind(settings: SimulationSettings) -> Any:
+def _force_kind(settings: SimulationSettings, atoms: Atoms, potential: ExportedPotential) -> Any:
     if settings.compile:
         return "python"
     if settings.force != "auto":
         return settings.force
-    return "torch" if find_spec("openmmtorch") is not None else "python"
+    if find_spec("openmmtorch") is None:
+        return "python"
+    graph = build_graph(
+        atoms.positions, atoms.numbers, potential.cutoff, atoms.cell.array, atoms.pbc
+    )
+    # A TorchForce evaluates all pairs at once, which takes twice the time and several times the memory.
+    return "python" if in_pieces(potential, graph.edge_index) else "torch"
 
 
 def _translate(error: Exception) -> ForceFieldError:

@@ -102,7 +102,7 @@ class SimulationSettings(BaseModel):
     force: Literal["auto", "torch", "python"] = Field(
         default="auto",
         description="how OpenMM calls the potential, as TorchForce or PythonForce; auto: TorchForce "
-        "where the plugin is installed",
+        "where the plugin is installed, PythonForce for systems of more than 8000 pairs of atoms",
     )
     dtype: Literal["float32", "float64"] | None = Field(
         default=None, description="precision of the potential; empty: that of its training"

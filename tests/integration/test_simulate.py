@@ -28,6 +28,7 @@ from calculators.simulation.stability import TOLERANCE
 from calculators.simulation.trajectory import read_dcd
 from forcefield import export_potential, load_potential
 from forcefield.errors import CheckpointError, ConfigError
+from forcefield.pieces import MANY_PAIRS
 
 pytest.importorskip("openmm")
 mdtraj = pytest.importorskip("mdtraj")
@@ -409,6 +410,20 @@ def test_a_run_is_neither_replaced_nor_continued_by_mistake(
         run(float32_potential.path, out, None, resume=True)
     over = run(float32_potential.path, out, water, overwrite=True, time="0.005ps", seed=1)
     assert over.summary["frames"] == 3
+
+
+def test_a_large_system_goes_in_pieces_by_itself(general, tmp_path, monkeypatch):
+    pytest.importorskip("openmmtorch")
+    whole = simulate_with(general, tmp_path / "whole", molecule("CH3CH2OH"), engine="openmm")
+    monkeypatch.setitem(MANY_PAIRS, "cpu", 10)
+    pieces = simulate_with(general, tmp_path / "pieces", molecule("CH3CH2OH"), engine="openmm")
+    kinds = [
+        json.loads(result.folder.settings.read_text(encoding="utf-8"))["engine"]["force"]
+        for result in (whole, pieces)
+    ]
+    assert kinds == ["TorchForce", "PythonForce"]
+    energies = [read_energies(result.folder.energies)["potential_eV"] for result in (whole, pieces)]
+    np.testing.assert_allclose(*energies, atol=1e-4)
 
 
 def test_the_snippets_of_the_documentation_run(float32_potential, tmp_path, monkeypatch, capsys):
