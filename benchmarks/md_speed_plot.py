@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from training.axes import BLUE, GREY, ORANGE, finish
+from forcefield.axes import BLUE, GREY, ORANGE, finish
 
 SHOWN = {
     "ase-compiled": ("ASE, compiled", BLUE, "o-"),

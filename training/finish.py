@@ -1,15 +1,11 @@
 """After the fit: the files that a run leaves."""
 
-import platform
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import torch
-
-import forcefield
 from forcefield import Potential, export_potential, load_exported, save_potential
 from forcefield.files import write_text
+from forcefield.machine import machine, versions
 from training.checkpoints import run_metadata
 from training.config import TrainConfig
 from training.evaluate import Predictions, milliseconds_per_step, predict
@@ -19,7 +15,7 @@ from training.history import read_history
 from training.run_folder import RunFolder
 from training.uncertainty import calibration_figures, with_uncertainty
 
-VERSIONED = ("torch", "lightning", "e3nn", "vesin", "numpy", "ase")
+VERSIONED = ("lightning", "e3nn", "vesin", "numpy", "ase")
 """Packages whose versions are kept with a result."""
 
 
@@ -91,7 +87,7 @@ def summarize(
             "device": device,
         },
         "data": {key: header["data"][key] for key in ("source", "sha256", "frames", "start")},
-        "versions": versions(),
+        "versions": versions(VERSIONED),
         "machine": machine(device),
     }
 
@@ -108,40 +104,3 @@ def report(
 
     html = training_report(config, data, summary, read_history(folder.log), predictions)
     write_text(folder.report, html)
-
-
-def versions() -> dict[str, str]:
-    """Versions of this project, Python and the packages that results depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"hegnn-forcefield": forcefield.__version__, "python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine(device: str) -> dict[str, str | int]:
-    """What the run ran on."""
-    description: dict[str, str | int] = {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-    }
-    if device == "cuda":
-        description["gpu"] = torch.cuda.get_device_name()
-    return description
-
-
-def _processor() -> str:
-    """The processor's name; Python itself knows only its architecture on Linux."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -13,8 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from forcefield.axes import BLUE, GREY, ORANGE, finish
 from forcefield.units import MEV
-from training.axes import BLUE, GREY, ORANGE, finish
 from training.evaluate import Predictions
 from training.history import Row
 

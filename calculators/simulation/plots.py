@@ -10,13 +10,12 @@ from ase import Atoms
 from calculators.simulation.record import RANGE
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import TOLERANCE, pair_distances
+from forcefield.axes import BLUE, GREY, ORANGE, finish
 from forcefield.files import write_with
 from forcefield.units import MEV
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
 
 
 def write_plot(
@@ -66,7 +65,7 @@ def _energy(
         energies = (rows[name] - rows[name][:1]) / MEV / atoms
         axes.plot(rows["time_ps"], energies, color=color, label=label, linewidth=0.9)
     axes.legend(frameon=False)
-    _finish(axes, "time (ps)", "energy from the start (meV/atom)")
+    finish(axes, "time (ps)", "energy from the start (meV/atom)")
 
 
 def _temperature(
@@ -75,7 +74,7 @@ def _temperature(
     axes.plot(rows["time_ps"], rows["temperature_K"], color=BLUE, linewidth=0.9)
     if settings.ensemble != "nve":
         axes.axhline(settings.temperature, color=GREY, linewidth=1)
-    _finish(axes, "time (ps)", "temperature (K)")
+    finish(axes, "time (ps)", "temperature (K)")
 
 
 def _distances(axes: "Axes", atoms: Atoms, edges: np.ndarray, counts: np.ndarray) -> None:
@@ -93,7 +92,7 @@ def _distances(axes: "Axes", atoms: Atoms, edges: np.ndarray, counts: np.ndarray
     filled = np.flatnonzero(counts)
     if len(filled):
         axes.set_xlim(max(0.0, edges[filled[0]] - 0.5), edges[filled[-1]] + 0.5)
-    _finish(axes, "distance of two atoms (Å)", "h(r) (1/Å)")
+    finish(axes, "distance of two atoms (Å)", "h(r) (1/Å)")
 
 
 def _bonds(axes: "Axes", rows: Mapping[str, np.ndarray]) -> None:
@@ -105,18 +104,9 @@ def _bonds(axes: "Axes", rows: Mapping[str, np.ndarray]) -> None:
     for limit in (-TOLERANCE, TOLERANCE):
         axes.axhline(limit, color=GREY, linewidth=1, linestyle="--")
     axes.legend(frameon=False, ncols=2, loc="upper right", bbox_to_anchor=(1.0, 0.95))
-    _finish(axes, "time (ps)", "change of a bond (Å)")
+    finish(axes, "time (ps)", "change of a bond (Å)")
 
 
 def _density(axes: "Axes", rows: Mapping[str, np.ndarray]) -> None:
     axes.plot(rows["time_ps"], rows["density_g_per_cm3"], color=BLUE, linewidth=0.9)
-    _finish(axes, "time (ps)", "density (g/cm³)")
-
-
-def _finish(axes: "Axes", x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(color="#e8ecf1", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    finish(axes, "time (ps)", "density (g/cm³)")

@@ -31,15 +31,20 @@ from calculators.simulation.record import Mark, Record, Uncertainty
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import Bonds, find_bonds
 from calculators.simulation.structure import file_hash, molecular_bonds, molecules
-from calculators.simulation.summary import describe_atoms, machine, versions
+from calculators.simulation.summary import describe_atoms
 from calculators.simulation.topology import name_residues, openmm_topology, write_pdb
 from calculators.simulation.trajectory import open_trajectory
 from forcefield.errors import EngineError, NonFiniteForceError
 from forcefield.export import ExportedPotential
+from forcefield.machine import machine, versions
 from forcefield.uncertainty import check_uncertainty
 
 RELAXED, RELAXATION_STEPS = 0.01, 500
 """eV/Å, largest force at which a minimisation ends, and steps after which it gives up."""
+
+
+VERSIONED = ("ase", "openmm", "numpy", "vesin")
+"""Packages whose versions are kept with a simulation."""
 
 
 @dataclass
@@ -262,7 +267,7 @@ def _write_settings(
             "degrees_of_freedom": degrees_of_freedom(atoms, settings),
             "structure": files.get("structure", {}) | describe_atoms(atoms),
             "potential": files["potential"] | {"header": potential.metadata},
-            "versions": versions(),
+            "versions": versions(VERSIONED),
             "machine": machine(module_device(potential).type),
         },
     )

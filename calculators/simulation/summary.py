@@ -1,12 +1,9 @@
 """What a finished run comes to: speed, drift, temperature, stability."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
@@ -136,45 +133,6 @@ def drift(
         "standard_error": slope.error,
         "fluctuation_meV_per_atom": float(energies.std()) if len(energies) else None,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part, as far as installed."""
-    names = ("hegnn-forcefield", "ase", "openmm", "numpy", "vesin")
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Where it ran.
-
-    Args:
-        device: Torch's name.
-    """
-    facts: dict[str, Any] = {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-    }
-    if device == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def describe_atoms(atoms: Atoms) -> dict[str, Any]:

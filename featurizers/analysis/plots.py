@@ -12,7 +12,7 @@ from featurizers.analysis.learning import Epoch
 from featurizers.analysis.markov import Timescales
 from featurizers.analysis.metastable import ChapmanKolmogorov
 from featurizers.analysis.times import Clock
-from training.axes import BLUE, GREY, ORANGE, finish
+from forcefield.axes import BLUE, GREY, ORANGE, finish
 
 MAX_POINTS = 20_000
 """Points drawn; more only make the file larger."""

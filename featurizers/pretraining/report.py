@@ -4,9 +4,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from forcefield.axes import BLUE, GREY
 from forcefield.display import clock
 from forcefield.files import write_text
-from training.axes import BLUE, GREY
 from training.config import TrainConfig
 from training.config_io import dump_yaml
 from training.history import Row, read_history

@@ -21,11 +21,12 @@ from featurizers.pretraining.report import write_report
 from featurizers.pretraining.structures import divide, read_geometries
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError
+from forcefield.machine import versions
 from training import run_folder
 from training.config import TrainConfig, architecture
 from training.datasets.frames import data_hash
 from training.files import write_json
-from training.finish import versions
+from training.finish import VERSIONED
 from training.graphs import GraphDataset, evaluation_batches
 from training.pretraining.storage import Structure
 from training.run_folder import RunFolder
@@ -144,7 +145,7 @@ def pretrain(
             },
             "data": description,
             "parameters": sum(p.numel() for p in denoiser.representation.parameters()),
-            "versions": versions(),
+            "versions": versions(VERSIONED),
         }
     finally:
         torch.set_num_threads(threads)

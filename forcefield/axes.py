@@ -1,11 +1,14 @@
 """How figures look: their colours, and what every pair of axes gets."""
 
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
 
 
-def finish(axes: Axes, x: str, y: str) -> None:
+def finish(axes: "Axes", x: str, y: str) -> None:
     """Labels, a faint grid, and no frame above and on the right."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
