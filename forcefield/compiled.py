@@ -14,18 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.export import ExportedPotential, rebuild
-from forcefield.libraries import Shelf, Source, device_of
-from forcefield.pieces import (
-    MANY_PAIRS,
-    PieceWise,
-    PieceWisePotential,
-    add_gradients,
-    add_messages,
-    has_pieces,
-    piecewise,
-)
+from forcefield.libraries import Shelf, Source, device_of, example_pairs
+from forcefield.pieces import MANY_PAIRS, PieceWisePotential, has_pieces
 from forcefield.potential import Potential
 from forcefield.readout import EnergyReadout
 from forcefield.uncertainty import LastLayerPosterior
@@ -167,7 +160,7 @@ def compile_exported(exported: ExportedPotential) -> ExportedPotential:
     library = shelf.take("step", "step", partial(_whole_step, exported))
     pieces = None
     if has_pieces(exported):
-        pieces = partial(_pieces, exported, shelf)
+        pieces = partial(compile_pieces, exported, shelf)
     module = CompiledModule(exported.module, library, exported.dtype, pieces)
     return ExportedPotential(module, exported.metadata)
 
@@ -233,7 +226,7 @@ def _whole_step(exported: ExportedPotential) -> Source:
     examples = (
         torch.rand(n, 3, dtype=torch.float64),
         torch.ones(n, dtype=torch.int64),
-        _some_pairs(n, e),
+        example_pairs(n, e),
         torch.zeros(e, 3, dtype=torch.float64),
         torch.zeros(b, 3, 3, dtype=torch.float64),
         torch.zeros(n, dtype=torch.int64),
@@ -241,85 +234,3 @@ def _whole_step(exported: ExportedPotential) -> Source:
     axes = ((0, "atoms"), (0, "atoms"), (1, "pairs"), (0, "pairs"), (0, "structures"), (0, "atoms"))
     device = device_of(exported)
     return Source(step, [tensor.to(device) for tensor in examples], axes, {"structures": 1})
-
-
-def _pieces(
-    exported: ExportedPotential, shelf: Shelf
-) -> tuple[PieceWisePotential, PieceWisePotential]:
-    """A potential in pieces, compiled and interpreted."""
-    if shelf.device.type == "cpu" and not shelf.has("messages-layer"):
-        log.warning(
-            "compiling the potential for large systems: a minute, once for its architecture (kept "
-            "in %s)",
-            shelf.folder,
-        )
-    interpreted = piecewise(exported)
-    compiled = [
-        _compiled_stage(stage, shelf, number) for number, stage in enumerate(interpreted.stages)
-    ]
-    return PieceWisePotential(interpreted.potential, compiled), interpreted
-
-
-def _compiled_stage(stage: PieceWise, shelf: Shelf, number: int) -> PieceWise:
-    """A stage whose functions are libraries, which all layers share."""
-    kind = "layer" if number else "initial"
-    messages, gradients = (
-        shelf.take(f"{part}-{kind}", f"{part}-{number}", partial(_part, stage, part, shelf.device))
-        for part in ("messages", "gradients")
-    )
-
-    def run_messages(
-        edge_index: Tensor, vectors: Tensor, nodes: Sequence[Tensor], sums: Sequence[Tensor]
-    ) -> None:
-        messages(edge_index, vectors, *nodes, *sums)
-
-    def run_gradients(
-        edge_index: Tensor,
-        vectors: Tensor,
-        nodes: Sequence[Tensor],
-        of_sums: Sequence[Tensor],
-        of_nodes: Sequence[Tensor],
-    ) -> Tensor:
-        return gradients(edge_index, vectors, *nodes, *of_sums, *of_nodes)[0]
-
-    return PieceWise(stage.stage, run_messages, run_gradients)
-
-
-class _Part(nn.Module):
-    """One of a stage's functions, of tensors one by one."""
-
-    def __init__(self, stage: PieceWise, part: str) -> None:
-        super().__init__()
-        self.stage = stage.stage
-        self.part = part
-
-    def forward(self, edge_index: Tensor, vectors: Tensor, *arrays: Tensor) -> Tensor | None:
-        nodes = arrays[: len(self.stage.node_shapes)]
-        others = arrays[len(nodes) :]
-        if self.part == "messages":
-            add_messages(self.stage, edge_index, vectors, nodes, others)
-            return None
-        of_sums = others[: len(self.stage.sum_shapes)]
-        of_nodes = others[len(of_sums) :]
-        return add_gradients(self.stage, edge_index, vectors, nodes, of_sums, of_nodes)
-
-
-def _part(stage: PieceWise, part: str, device: torch.device) -> Source:
-    from forcefield.unrolled import flatten
-
-    module = _Part(stage, part)
-    some = next(module.parameters())
-    n, e = 7, 11
-    shapes = [*stage.stage.node_shapes, *stage.stage.sum_shapes]
-    if part == "gradients" and stage.stage.differentiate_nodes:
-        shapes += stage.stage.node_shapes
-    arrays = [some.new_ones((n, *shape)) for shape in shapes]
-    examples = [_some_pairs(n, e).to(device), some.new_ones((e, 3)), *arrays]
-    axes = [(1, "pairs"), (0, "pairs"), *((0, "atoms") for _ in arrays)]
-    graph = flatten(module, examples, [axis for axis, _ in axes])
-    return Source(graph, examples, axes, {})
-
-
-def _some_pairs(atoms: int, pairs: int) -> Tensor:
-    first = torch.arange(pairs)
-    return torch.stack([first % atoms, (first + 1) % atoms])

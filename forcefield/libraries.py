@@ -143,6 +143,12 @@ class Shelf:
         return self.folder / f"{self.key}-{name}.pt2"
 
 
+def example_pairs(atoms: int, pairs: int) -> Tensor:
+    """Some edge index (2, pairs) for a :class:`Source`."""
+    first = torch.arange(pairs)
+    return torch.stack([first % atoms, (first + 1) % atoms])
+
+
 def device_of(exported: ExportedPotential) -> torch.device:
     """Where a potential is."""
     return next(exported.module.parameters()).device

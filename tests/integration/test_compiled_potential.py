@@ -10,7 +10,8 @@ import torch
 
 from calculators import PotentialCalculator, calculate_many
 from forcefield import build_graph, build_potential, collate, export_potential, load_exported
-from forcefield.compiled import CompiledModule, _pieces, compile_exported
+from forcefield.compiled import CompiledModule, compile_exported
+from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.libraries import CACHE_VARIABLE, Shelf
 from forcefield.pieces import MANY_PAIRS, PAIRS_PER_PIECE, piecewise
@@ -172,7 +173,10 @@ def test_many_pairs_go_in_compiled_pieces(two_layers, cache, ethanol, water_box,
     monkeypatch.setitem(MANY_PAIRS, "cpu", 100)
     monkeypatch.setitem(PAIRS_PER_PIECE, "cpu", 64)
     module = CompiledModule(
-        two_layers.module, None, torch.float32, partial(_pieces, two_layers, Shelf(two_layers))
+        two_layers.module,
+        None,
+        torch.float32,
+        partial(compile_pieces, two_layers, Shelf(two_layers)),
     )
     for arguments, stress in (
         (mixture(two_layers, water_box), True),
