@@ -139,8 +139,8 @@ def compile_exported(exported: ExportedPotential) -> ExportedPotential:
         exported: On the CPU or a CUDA device.
 
     Returns:
-        The potential with a :class:`CompiledModule`; results agree to rounding. On a CPU the number of
-        threads is that of torch now.
+        The potential with a :class:`CompiledModule`; results agree to rounding. On a CPU its loops run
+        on one thread, and products of matrices on as many as torch has.
 
     Raises:
         CompilationError: There is no C++ compiler, or torch cannot compile it.

@@ -171,8 +171,12 @@ def _compile(source: Source, path: Path) -> None:
                 written = torch._inductor.aoti_compile_and_package(
                     program,
                     package_path=str(Path(folder) / "library.pt2"),
-                    # Short vectors of weights would be written into the code.
-                    inductor_configs={"always_keep_tensor_constants": True},
+                    inductor_configs={
+                        # Short vectors of weights would be written into the code.
+                        "always_keep_tensor_constants": True,
+                        # Loops are too short to be shared: threads would wait for each other.
+                        "cpp.threads": 1,
+                    },
                 )
         except Exception as error:  # torch raises many kinds, down to the compiler's own.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -194,13 +198,12 @@ def _save_weights(module: nn.Module, names: list[str], path: Path) -> None:
 def _keys(exported: ExportedPotential) -> tuple[str, str]:
     """Names for libraries and for weights.
 
-    A library's is made of everything that it depends on: code, torch, processor, compiler, threads,
+    A library's is made of everything that it depends on: code, torch, processor, compiler,
     architecture.
     """
     header = exported.metadata
     facts = {
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "processor": _processor_features(),
         "compiler": os.environ.get("CXX") or shutil.which("g++") or "",
         "architecture": header["architecture"],
