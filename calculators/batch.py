@@ -22,15 +22,13 @@ from calculators.evaluator import (
     DEFAULT_MAX_FORCE,
     Evaluation,
     check_max_force,
-    module_device,
     open_potential,
 )
 from calculators.guard import check_positions, check_results
-from forcefield.compiled import is_compiled
+from forcefield.compiled import runner
 from forcefield.errors import ConfigError, ForceFieldError
 from forcefield.export import ExportedPotential
 from forcefield.graph import AtomicGraph, build_graph, collate
-from forcefield.pieces import Interpreted
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 PAIRS_PER_CALL = {"cpu": 1000, "cuda": 50_000}
@@ -94,10 +92,10 @@ def calculate_many(
     if uncertainty:
         check_uncertainty(exported.module)
     if max_pairs is None:
-        max_pairs = PAIRS_PER_CALL.get(module_device(exported).type, PAIRS_PER_CALL["cuda"])
+        max_pairs = PAIRS_PER_CALL.get(exported.device.type, PAIRS_PER_CALL["cuda"])
     if max_pairs < 1:
         raise ConfigError(f"max_pairs is a number of pairs above zero, found {max_pairs!r}")
-    model = exported.module if is_compiled(exported) else Interpreted(exported)
+    model = runner(exported)
     return [
         result
         for chunk in _chunks(exported, structures, max_pairs)
@@ -145,7 +143,7 @@ def _evaluate(
 ) -> Iterator[dict[str, Any]]:
     """The results of structures that share a call, one after the other."""
     periodic = [bool(atoms.pbc.all()) for _, atoms, _ in chunk]
-    inputs = collate([graph for *_, graph in chunk]).to(module_device(potential)).tensors()
+    inputs = collate([graph for *_, graph in chunk]).to(potential.device).tensors()
     with torch.enable_grad():
         output = model(*inputs, stress and any(periodic))
     found = {name: value.detach().cpu().numpy() for name, value in output.items()}

@@ -18,13 +18,11 @@ from torch import Tensor
 
 from calculators.guard import check_positions, check_results
 from calculators.loading import load_on, pack_potential, unpack_potential
-from calculators.loading import module_device as module_device
-from forcefield.compiled import compile_exported, is_compiled, scripted_module
+from forcefield.compiled import compile_exported, runner, scripted_module
 from forcefield.errors import ConfigError, InvalidStructureError
 from forcefield.export import ExportedPotential
 from forcefield.graph import edge_vectors
 from forcefield.neighbors import MoleculePairs, VerletList, all_pairs
-from forcefield.pieces import Interpreted
 from forcefield.recording import record
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
@@ -141,8 +139,8 @@ class Evaluator:
         self.skin = skin
         self.max_force = check_max_force(max_force)
         self.neighbors = VerletList(potential.cutoff, skin)
-        self._device = module_device(potential)
-        self._model = potential.module if is_compiled(potential) else Interpreted(potential)
+        self._device = potential.device
+        self._model = runner(potential)
         self._number_tensor = torch.as_tensor(numbers, device=self._device)
         self._batch = torch.zeros_like(self._number_tensor)
         self._no_cell = torch.zeros(1, 3, 3, dtype=torch.float64, device=self._device)
@@ -282,9 +280,8 @@ class Evaluator:
             if self._static_edges is not None:
                 edge_index, shifts = self._static_edges
             elif self._molecule is not None:
-                check_positions(
-                    self.numbers, positions
-                )  # A pair at infinity is not within a cutoff.
+                # A pair at infinity is not within a cutoff.
+                check_positions(self.numbers, positions)
                 edge_index, shifts = self._molecule.within_cutoff(points.numpy())
             else:
                 edge_index, shifts = self._listed_edges(

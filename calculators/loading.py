@@ -67,11 +67,6 @@ def check_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def module_device(potential: ExportedPotential) -> torch.device:
-    """Where the potential's weights lie."""
-    return next(potential.module.parameters()).device
-
-
 def pack_potential(potential: ExportedPotential) -> tuple[Any, ...]:
     """A potential as plain data for pickle, which cannot store a scripted module.
 
@@ -81,7 +76,7 @@ def pack_potential(potential: ExportedPotential) -> tuple[Any, ...]:
     file = io.BytesIO()
     with quiet_torchscript():
         torch.jit.save(scripted_module(potential), file)
-    device = str(module_device(potential))
+    device = str(potential.device)
     return file.getvalue(), potential.metadata, is_compiled(potential), device
 
 

@@ -26,7 +26,6 @@ from calculators.evaluator import (
     DEFAULT_MAX_FORCE,
     STATIC_ATOMS,
     check_max_force,
-    module_device,
     open_potential,
 )
 from calculators.guard import atom_name
@@ -76,7 +75,7 @@ class Replicas:
         self.potential.check_elements(numbers)
         self.numbers = numbers
         self.number = number
-        self.device = module_device(self.potential)
+        self.device = self.potential.device
         pairs = all_pairs(len(numbers))
         first = len(numbers) * torch.arange(number).repeat_interleave(pairs.shape[1])
         edge_index = pairs.repeat(1, number) + first

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calculators.evaluator import STATIC_ATOMS, module_device
+from calculators.evaluator import STATIC_ATOMS
 from calculators.torchplugin import import_vesin
 from calculators.torchregion import Region, Wrapping
 from forcefield.errors import ConfigError
@@ -230,7 +230,7 @@ def wrap_potential(
         import_vesin()
         module = NeighborList(potential, numbers, particles, wrapping)
     with quiet_torchscript():
-        return torch.jit.script(module.to(module_device(potential)).eval())
+        return torch.jit.script(module.to(potential.device).eval())
 
 
 def _check_graphs(atoms: int, wrapping: Wrapping) -> None:

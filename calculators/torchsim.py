@@ -18,7 +18,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from calculators.evaluator import DEFAULT_SKIN, STATIC_ATOMS, module_device, open_potential
+from calculators.evaluator import DEFAULT_SKIN, STATIC_ATOMS, open_potential
 from forcefield.errors import EngineError, InvalidStructureError, NonFiniteForceError
 from forcefield.export import ExportedPotential
 from forcefield.neighbors import VerletList, all_pairs
@@ -85,7 +85,7 @@ class TorchSimModel(ModelInterface):
         self.potential = open_potential(potential, str(device))
         self.module = self.potential.module
         self.skin = skin
-        self._device = module_device(self.potential)
+        self._device = self.potential.device
         self._dtype = dtype
         self._compute_stress = compute_stress
         self._compute_forces = True

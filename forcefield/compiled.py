@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.export import ExportedPotential, rebuild
-from forcefield.libraries import Shelf, Source, device_of, example_pairs
-from forcefield.pieces import MANY_PAIRS, PieceWisePotential, has_pieces
+from forcefield.libraries import Shelf, Source, example_pairs
+from forcefield.pieces import MANY_PAIRS, Interpreted, PieceWisePotential, has_pieces
 from forcefield.potential import Potential
 from forcefield.readout import EnergyReadout
 from forcefield.uncertainty import LastLayerPosterior
@@ -147,7 +147,7 @@ def compile_exported(exported: ExportedPotential) -> ExportedPotential:
     """
     if is_compiled(exported):
         return exported
-    device = device_of(exported)
+    device = exported.device
     if device.type not in MANY_PAIRS:
         raise CompilationError(f"compile=True is for CPUs and CUDA devices, not for {device}")
     shelf = Shelf(exported)
@@ -168,6 +168,14 @@ def compile_exported(exported: ExportedPotential) -> ExportedPotential:
 def is_compiled(exported: ExportedPotential) -> bool:
     """Whether a potential came from :func:`compile_exported`."""
     return isinstance(exported.module, CompiledModule)
+
+
+def runner(exported: ExportedPotential) -> Callable[..., dict[str, Tensor]]:
+    """What evaluates a potential fastest, compiled or not; called as :meth:`Potential.forward`."""
+    model: Callable[..., dict[str, Tensor]] = (
+        exported.module if is_compiled(exported) else Interpreted(exported)
+    )
+    return model
 
 
 def scripted_module(exported: ExportedPotential) -> torch.jit.ScriptModule:
@@ -232,5 +240,5 @@ def _whole_step(exported: ExportedPotential) -> Source:
         torch.zeros(n, dtype=torch.int64),
     )
     axes = ((0, "atoms"), (0, "atoms"), (1, "pairs"), (0, "pairs"), (0, "structures"), (0, "atoms"))
-    device = device_of(exported)
+    device = exported.device
     return Source(step, [tensor.to(device) for tensor in examples], axes, {"structures": 1})

@@ -54,6 +54,12 @@ class ExportedPotential:
         """Floating-point type of the network."""
         return getattr(torch, self.metadata["dtype"])
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
     def check_elements(self, atomic_numbers: Iterable[int]) -> None:
         """Raise :class:`UnknownElementError` for the first atom of an element it was not trained on."""
         from ase.data import chemical_symbols
@@ -212,5 +218,4 @@ def rebuild(exported: ExportedPotential) -> Potential:
     for name, buffer in potential.named_buffers():
         if name in state:
             buffer.copy_(state[name])
-    device = next(exported.module.parameters()).device
-    return potential.to(device).eval().requires_grad_(False)
+    return potential.to(exported.device).eval().requires_grad_(False)

@@ -105,7 +105,7 @@ class Shelf:
     """
 
     def __init__(self, exported: ExportedPotential) -> None:
-        self.device = device_of(exported)
+        self.device = exported.device
         self.folder = _cache_folder()
         self.key, self.weights_key = _keys(exported)
 
@@ -147,11 +147,6 @@ def example_pairs(atoms: int, pairs: int) -> Tensor:
     """Some edge index (2, pairs) for a :class:`Source`."""
     first = torch.arange(pairs)
     return torch.stack([first % atoms, (first + 1) % atoms])
-
-
-def device_of(exported: ExportedPotential) -> torch.device:
-    """Where a potential is."""
-    return next(exported.module.parameters()).device
 
 
 def _compile(source: Source, path: Path) -> None:

@@ -109,7 +109,7 @@ class SimulationSettings(BaseModel):
     )
     compile: bool = Field(
         default=False,
-        description="compile the potential for this processor (CPU only; one to two minutes, once for "
+        description="compile the potential for this processor or GPU (one to two minutes, once for "
         "an architecture), which makes steps two to three times as fast; OpenMM then calls it as "
         "PythonForce",
     )

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.optimize import LBFGS
 
 from calculators.ase import PotentialCalculator
-from calculators.evaluator import STATIC_ATOMS, Evaluator, module_device, open_potential
+from calculators.evaluator import STATIC_ATOMS, Evaluator, open_potential
 from calculators.simulation.ase_engine import ASEEngine, ase_device
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import (
@@ -268,6 +268,6 @@ def _write_settings(
             "structure": files.get("structure", {}) | describe_atoms(atoms),
             "potential": files["potential"] | {"header": potential.metadata},
             "versions": versions(VERSIONED),
-            "machine": machine(module_device(potential).type),
+            "machine": machine(potential.device.type),
         },
     )
