@@ -2,7 +2,8 @@
 
 A molecule alone leaves a GPU idle, and much of a CPU core, too. Copies that are evaluated together fill
 it: independent trajectories, replica exchange, sampling for active learning. Positions, velocities and
-forces are torch tensors that stay on the device; on a GPU a whole step is recorded as a CUDA graph.
+forces are torch tensors that stay on the device; on a GPU a whole step is recorded as a CUDA graph. Of the
+pairs of atoms only those within the cutoff are evaluated, see :mod:`calculators.replica_pairs`.
 
     replicas = Replicas("potential.pt", atoms.numbers, 1000, device="cuda", compile=True)
     dynamics = LangevinReplicas(replicas, atoms.positions, temperature=300.0, timestep=0.5)
@@ -29,9 +30,9 @@ from calculators.evaluator import (
     open_potential,
 )
 from calculators.guard import atom_name
+from calculators.replica_pairs import ClosePairs, PairList
 from forcefield.errors import AbsurdForceError, ConfigError, NonFiniteForceError
 from forcefield.export import ExportedPotential
-from forcefield.neighbors import all_pairs
 from forcefield.recording import record
 
 STEPS_BETWEEN_CHECKS = 100
@@ -43,10 +44,13 @@ class Replicas:
 
     Args:
         potential: Path of the exported file, or a loaded one.
-        atomic_numbers: Of one copy, (n,); at most 64 atoms, for every pair of a copy is evaluated.
+        atomic_numbers: Of one copy, (n,); at most 64 atoms, for every pair of a copy is looked at.
         number: Copies k.
         device: Where to load a file to.
         compile: Compile the potential, see :mod:`forcefield.compiled`.
+
+    Attributes:
+        pairs: Finds the pairs within the cutoff.
 
     Raises:
         CheckpointError: There is no such file, or it is not an exported potential.
@@ -76,28 +80,39 @@ class Replicas:
         self.numbers = numbers
         self.number = number
         self.device = self.potential.device
-        pairs = all_pairs(len(numbers))
-        first = len(numbers) * torch.arange(number).repeat_interleave(pairs.shape[1])
-        edge_index = pairs.repeat(1, number) + first
-        self._constant = (
-            torch.as_tensor(numbers).repeat(number).to(self.device),
-            edge_index.to(self.device),
-            torch.zeros(edge_index.shape[1], 3, dtype=torch.float64, device=self.device),
-            torch.zeros(number, 3, 3, dtype=torch.float64, device=self.device),
-            torch.arange(number).repeat_interleave(len(numbers)).to(self.device),
-        )
+        self.pairs = ClosePairs(len(numbers), number, self.potential.cutoff, self.device)
+        double: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
+        self._atoms = torch.as_tensor(numbers).repeat(number).to(self.device)
+        self._no_shifts = torch.zeros(self.pairs.every.shape[1], 3, **double)
+        self._no_cells = torch.zeros(number, 3, 3, **double)
+        self._batch = torch.arange(number).repeat_interleave(len(numbers)).to(self.device)
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, positions: Tensor, edge_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Evaluate all copies; nothing is checked.
 
         Args:
             positions: (k, n, 3), Å, float64, on the device.
+            edge_index: Pairs (2, e) among which are all within the cutoff; None to look for these,
+                which waits for the device. With ``pairs.every``, all there are, nothing waits, and
+                the call can be recorded.
 
         Returns:
             Energies (k,), eV, and forces (k, n, 3), eV/Å, float64, on the device.
         """
+        if edge_index is None:
+            edge_index = self.pairs.edges(positions)
+        inputs = (
+            positions.reshape(-1, 3),
+            self._atoms,
+            edge_index,
+            self._no_shifts[: edge_index.shape[1]],
+            self._no_cells,
+            self._batch,
+        )
         with torch.enable_grad():  # Files of earlier versions differentiate.
-            output = self.potential.module(positions.reshape(-1, 3), *self._constant)
+            output = self.potential.module(*inputs)
         return output["energy"].detach(), output["forces"].detach().view_as(positions)
 
 
@@ -163,12 +178,14 @@ class LangevinReplicas:
         self._memory = float(np.exp(-friction / (1e3 * units.fs) * self._time))
         self.positions = torch.tensor(np.broadcast_to(places, shape), **double)
         self.velocities = self._speeds * self._noise()
-        self.energies, self.forces = (tensor.clone() for tensor in replicas(self.positions))
+        # Each has a list of its own: a recording is for one length.
+        self._pairs = self._choose_pairs()
+        results = replicas(self.positions, self._pairs.edges(self.positions))
+        self.energies, self.forces = (tensor.clone() for tensor in results)
         self._worst = self._largest_forces()
         self._step: Callable[[], None] = self._take_step
         self._check()
-        if device.type == "cuda":
-            self._record()
+        self._record()
 
     def run(self, steps: int) -> None:
         """Go on for so many steps.
@@ -178,12 +195,11 @@ class LangevinReplicas:
             AbsurdForceError: A force is larger than ``max_force``. Either error names replica and atom;
                 it comes up to 100 steps late.
         """
-        for _ in range(steps):
-            self._step()
-            self.steps += 1
-            if self.steps % STEPS_BETWEEN_CHECKS == 0:
-                self._check()
-        self._check()
+        last = self.steps + steps
+        while self.steps < last:
+            to_check = STEPS_BETWEEN_CHECKS - self.steps % STEPS_BETWEEN_CHECKS
+            self._advance(min(to_check, last - self.steps))
+            self._check()
 
     def temperatures(self) -> Tensor:
         """Of the motion in this moment, (k,), K."""
@@ -204,22 +220,55 @@ class LangevinReplicas:
             noise = (1.0 - self._memory**2) ** 0.5 * self._speeds * self._noise()
             self.velocities.mul_(self._memory).add_(noise)
         self.positions.add_(self.velocities, alpha=0.5 * self._time)
-        energies, forces = self.replicas(self.positions)
+        energies, forces = self.replicas(self.positions, self._pairs.edges(self.positions))
         self.energies.copy_(energies)
         self.forces.copy_(forces)
         self.velocities.add_(kick * self.forces)
         self._worst.copy_(torch.maximum(self._worst, self._largest_forces()))
 
+    def _choose_pairs(self) -> ClosePairs | PairList:
+        if self.replicas.device.type == "cuda":
+            return PairList(self.replicas.pairs, self.positions)
+        return self.replicas.pairs
+
+    def _advance(self, steps: int) -> None:
+        """Take steps, and take them again if more pairs came close than the list holds."""
+        before = self._state()
+        try:
+            for _ in range(steps):
+                self._step()
+            while self._pairs.overflowed():
+                self._go_back(before)
+                self._pairs.grow()
+                self._record()
+                for _ in range(steps):
+                    self._step()
+        except KeyboardInterrupt:
+            # In the middle of a step, and nobody has looked whether pairs are missing.
+            self._go_back(before)
+            raise
+        self.steps += steps
+
     def _record(self) -> None:
-        """Record a step; the steps that are taken meanwhile do not count."""
-        state = (self.positions, self.velocities, self.energies, self.forces, self._worst)
-        before = [tensor.clone() for tensor in state]
-        randomness = self._generator.get_state()
+        """On a GPU, record a step; the steps that are taken meanwhile do not count."""
+        if self.replicas.device.type != "cuda":
+            return
+        before = self._state()
+        self._step = self._take_step  # A recording that there was gives its memory back.
         with torch.cuda.device(self.replicas.device):
             self._step = record(self._take_step, (self._generator,))
-        for tensor, value in zip(state, before, strict=True):
+        self._go_back(before)
+
+    def _state(self) -> tuple[list[Tensor], Tensor]:
+        return [tensor.clone() for tensor in self._changing()], self._generator.get_state()
+
+    def _go_back(self, state: tuple[list[Tensor], Tensor]) -> None:
+        for tensor, value in zip(self._changing(), state[0], strict=True):
             tensor.copy_(value)
-        self._generator.set_state(randomness)
+        self._generator.set_state(state[1])
+
+    def _changing(self) -> tuple[Tensor, ...]:
+        return self.positions, self.velocities, self.energies, self.forces, self._worst
 
     def _largest_forces(self) -> Tensor:
         """Squares of the forces on each atom so far, (k, n)."""

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from ase.data import atomic_masses
 
 from calculators import LangevinReplicas, PotentialCalculator, Replicas
+from calculators.replica_pairs import PairList
 from forcefield.errors import AbsurdForceError, ConfigError, NonFiniteForceError
 from tests.integration.general_potential import general_file
+from tests.no_waiting import NoWaiting
 
 
 def replicas_of(potential, atoms, number, **options):
@@ -17,6 +20,34 @@ def replicas_of(potential, atoms, number, **options):
 def rattled(atoms, number, size=0.05):
     noise = np.random.default_rng(4).normal(size=(number, len(atoms), 3))
     return atoms.positions + size * noise
+
+
+def long_chain():
+    """13 atoms, half of whose 78 pairs lie beyond the cutoff."""
+    chain = molecule("C3H9C")
+    chain.positions *= 1.5
+    return chain
+
+
+def contract(dynamics):
+    """Let every copy fall in on itself: within 15 steps a quarter more pairs come close."""
+    dynamics.velocities.sub_(0.2 * dynamics.positions)
+
+
+class ListedReplicas(LangevinReplicas):
+    """Takes its pairs from a list of fixed length, as on a GPU."""
+
+    room = 0
+    recordings = 0
+
+    def _choose_pairs(self):
+        pairs = PairList(self.replicas.pairs, self.positions)
+        pairs.length = max(pairs.length, self.room)
+        return pairs
+
+    def _record(self):
+        super()._record()
+        self.recordings += 1
 
 
 def total_energies(dynamics):
@@ -33,6 +64,97 @@ def test_copies_have_the_energies_and_forces_of_the_molecule(float64_potential, 
         ethanol.positions = positions[k]
         assert float(energies[k]) == pytest.approx(ethanol.get_potential_energy(), abs=1e-9)
         np.testing.assert_allclose(forces[k].numpy(), ethanol.get_forces(), atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.8, 1.0, 100.0])
+def test_pairs_beyond_the_cutoff_change_nothing(scale, float64_potential):
+    chain = long_chain()
+    replicas = replicas_of(float64_potential, chain, 30)
+    positions = scale * rattled(chain, 30)
+    found = replicas(torch.tensor(positions))
+    every = replicas.pairs.every
+    pairs = replicas.pairs.edges(torch.tensor(positions)).shape[1]
+    assert (pairs == every.shape[1], pairs == 0) == (scale == 0.3, scale == 100.0)
+    listed = PairList(replicas.pairs, torch.tensor(positions)).edges(torch.tensor(positions))
+    chain.calc = PotentialCalculator(float64_potential.path, max_force=np.inf)
+    for edges in (every, listed):
+        for one, other in zip(found, replicas(torch.tensor(positions), edges), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    for k in (0, 29):
+        chain.positions = positions[k]
+        assert float(found[0][k]) == pytest.approx(chain.get_potential_energy(), abs=1e-9)
+        np.testing.assert_allclose(found[1][k].numpy(), chain.get_forces(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "compile"),
+    [
+        ("cpu", False),
+        pytest.param("cuda", False, marks=pytest.mark.gpu),
+        pytest.param("cuda", True, marks=pytest.mark.gpu),
+    ],
+)
+def test_a_list_that_overflows_grows_and_its_steps_are_taken_again(
+    device, compile, float32_potential, monkeypatch
+):
+    """The trajectory, noise included, is that of a list that was long enough from the start."""
+    monkeypatch.setattr("calculators.replicas.STEPS_BETWEEN_CHECKS", 10)
+    chain = long_chain()
+    replicas = replicas_of(float32_potential, chain, 50, device=device, compile=compile)
+    total = replicas.pairs.every.shape[1]
+
+    def run(room):
+        monkeypatch.setattr(ListedReplicas, "room", room)
+        dynamics = ListedReplicas(replicas, rattled(chain, 50), friction=20.0, max_force=np.inf)
+        before = dynamics._pairs.length
+        dynamics.run(5)
+        contract(dynamics)
+        dynamics.run(15)
+        assert dynamics.steps == 20
+        return dynamics, before, dynamics._pairs.length
+
+    growing, before, after = run(0)
+    assert before < after < total
+    assert growing.recordings > 1
+    for room in (after, total):
+        roomy, *lengths = run(room)
+        assert lengths == [room, room]
+        assert roomy.recordings == 1
+        for name in ("positions", "velocities", "energies", "forces"):
+            one, other = getattr(growing, name), getattr(roomy, name)
+            if device == "cpu" and room == after:
+                assert torch.equal(one, other), name
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_steps_that_are_interrupted_do_not_count(float64_potential, monkeypatch):
+    chain = long_chain()
+    dynamics = ListedReplicas(replicas_of(float64_potential, chain, 50), chain.positions)
+    dynamics.run(2)
+    before = dynamics.positions.clone()
+    steps = iter(range(3))
+    take = dynamics._step
+
+    def interrupted():
+        take()
+        if next(steps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dynamics, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dynamics.run(10)
+    assert dynamics.steps == 2
+    assert torch.equal(dynamics.positions, before)
+
+
+def test_a_step_with_a_list_does_not_wait_for_the_device(float32_potential):
+    chain = long_chain()
+    dynamics = ListedReplicas(replicas_of(float32_potential, chain, 50), rattled(chain, 50))
+    assert dynamics._pairs.length < dynamics.replicas.pairs.every.shape[1]
+    with NoWaiting():
+        dynamics._take_step()
+    with pytest.raises(AssertionError, match="nonzero"), NoWaiting():
+        dynamics.replicas(dynamics.positions)
 
 
 def test_without_friction_energy_is_conserved(float64_potential, ethanol):
