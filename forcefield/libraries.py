@@ -27,6 +27,9 @@ from forcefield.export import ExportedPotential
 CACHE_VARIABLE = "HEGNN_FORCEFIELD_CACHE"
 """Environment variable with the folder of compiled libraries."""
 
+SMALL = 10_000
+"""Numbers in the largest input: a molecule, or a few."""
+
 log = logging.getLogger(__name__)
 
 
@@ -76,11 +79,18 @@ class Library:
 
 
 class JustInTime:
-    """A graph for a GPU, compiled when it is first called."""
+    """A graph for a GPU, compiled when it is first called.
+
+    Of a molecule's step most is the time to start kernels: small ones that do not depend on each other
+    are started as one.
+    """
 
     def __init__(self, source: Source) -> None:
         self.free_axes = source.free_axes
         self.compiled = torch.compile(source.module, fullgraph=True)
+        self.compiled_small = torch.compile(
+            source.module, fullgraph=True, options={"combo_kernels": True}
+        )
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run it."""
@@ -90,7 +100,8 @@ class JustInTime:
             if axis is not None:
                 torch._dynamo.maybe_mark_dynamic(tensor, axis[0])
         try:
-            result = self.compiled(*inputs)
+            small = max(tensor.numel() for tensor in inputs) < SMALL
+            result = self.compiled_small(*inputs) if small else self.compiled(*inputs)
         except TorchDynamoException as error:
             reason = " ".join(str(error).strip().splitlines()[:2])
             raise CompilationError(f"the potential could not be compiled: {reason}") from error
