@@ -180,7 +180,7 @@ class TrainingConfig(Section):
     validate_every: Count | None = Field(
         default=None,
         description="epochs between validations (and checkpoints); empty: so many that about a hundred "
-        "steps lie between",
+        "steps lie between, on a GPU a thousand",
     )
 
     @model_validator(mode="after")

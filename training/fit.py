@@ -41,7 +41,11 @@ from training.interrupt import Interrupted, StopRequest
 from training.module import MONITOR, ForceFieldModule
 from training.run_folder import RunFolder
 
-STEPS_BETWEEN_VALIDATIONS = 100
+STEPS_BETWEEN_VALIDATIONS = {"cpu": 100, "cuda": 1000}
+"""By accelerator: some seconds of steps. On a GPU the validation and its two checkpoints take as long as a
+hundred steps do."""
+MOST_BETWEEN_VALIDATIONS = 0.05
+"""Share of a run's epochs: a learning curve has points."""
 
 COMPILING = (
     "compiling the training step: one to two minutes, seconds when this model was trained before"
@@ -104,7 +108,7 @@ def fit(
     keep_freed_memory()
     settings, hardware = config.training, config.hardware
     steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
-    every = validation_interval(settings, steps_per_epoch)
+    every = validation_interval(settings, steps_per_epoch, accelerator)
     steps = settings.epochs * steps_per_epoch
     stacked = accelerator == "cuda" and is_one_molecule(train)
     compiled = _whether_to_compile(config, accelerator, train, stacked)
@@ -196,12 +200,13 @@ def _strategy(hardware: HardwareConfig) -> str:
     return hardware.strategy
 
 
-def validation_interval(settings: TrainingConfig, steps_per_epoch: int) -> int:
+def validation_interval(settings: TrainingConfig, steps_per_epoch: int, accelerator: str) -> int:
     """Epochs between validations: a divisor of all epochs, so that the last one is validated."""
+    usual = max(1, STEPS_BETWEEN_VALIDATIONS[accelerator] // steps_per_epoch)
     if settings.minutes is not None:
-        return settings.validate_every or max(1, STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
-    wanted = settings.validate_every or max(1, STEPS_BETWEEN_VALIDATIONS // steps_per_epoch)
-    wanted = min(wanted, settings.epochs)
+        return settings.validate_every or usual
+    usual = min(usual, max(1, int(MOST_BETWEEN_VALIDATIONS * settings.epochs)))
+    wanted = min(settings.validate_every or usual, settings.epochs)
     return next(every for every in range(wanted, 0, -1) if settings.epochs % every == 0)
 
 
