@@ -246,6 +246,11 @@ def test_on_a_gpu(compile, float32_potential, ethanol):
     for name in ("positions", "energies", "forces"):
         on_cpu, on_gpu = (getattr(dynamics, name).cpu() for dynamics in found)
         torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-3)
-    warm = LangevinReplicas(found[1].replicas, ethanol.positions, temperature=300.0, friction=50.0)
+
+
+@pytest.mark.gpu
+def test_temperature_on_a_gpu(ethanol):
+    replicas = Replicas(general_file(), ethanol.numbers, 40, device="cuda")
+    warm = LangevinReplicas(replicas, ethanol.positions, temperature=300.0, friction=50.0)
     warm.run(200)
     assert warm.temperatures().mean().item() == pytest.approx(300.0, rel=0.2)
