@@ -6,12 +6,12 @@
 
 Every way is a process of its own, and they take turns (turns.py). Ways: ``model`` (the exported module
 called from Python), ``ase``, ``torchforce`` and ``pythonforce`` (an OpenMM step with the Verlet integrator
-on the Reference platform, on a GPU on the CUDA platform in mixed precision), each of the Python-driven
-ones also ``-compiled``, ``torchforce-graphs`` with CUDA graphs. Copies of a molecule, of which the time per
-copy counts: ``many-K`` (one call of ``calculate_many``), ``langevin-K`` (a step of ``LangevinReplicas``),
-both also ``-compiled``. Peers (random weights; see peers/md_speed_peer.py) run through their ASE
-calculators in their own environments. CPU time is what counts on a shared machine, wall time on a GPU;
-one thread unless ``--threads`` says otherwise.
+on the Reference platform, on a GPU on the CUDA platform in mixed precision), ``torchforce-graphs`` with
+CUDA graphs, all of them also ``-compiled`` (``torchforce-graphs-compiled``). Copies of a molecule, of
+which the time per copy counts: ``many-K`` (one call of ``calculate_many``), ``langevin-K`` (a step of
+``LangevinReplicas``), both also ``-compiled``. Peers (random weights; see peers/md_speed_peer.py) run
+through their ASE calculators in their own environments. CPU time is what counts on a shared machine, wall
+time on a GPU; one thread unless ``--threads`` says otherwise.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from md_systems import SYSTEMS, build
 from turns import serve, take_turns
 
 WAYS = ("model", "model-compiled", "ase", "ase-compiled", "torchforce", "pythonforce")
-WAYS += ("pythonforce-compiled", "many-32", "many-32-compiled")
+WAYS += ("torchforce-compiled", "pythonforce-compiled", "many-32", "many-32-compiled")
 
 STEPS_PER_CALL = 10
 """Of replicas; their forces are checked at the end of a call."""

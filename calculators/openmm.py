@@ -65,7 +65,8 @@ def create_system(
         remove_cm_motion: Add a CMMotionRemover, as OpenMM's own force fields do: thermostats act on
             atoms and would let a molecule drift away. It costs an isolated system no energy
             conservation.
-        **options: Of the force: ``periodic``, ``skin``, ``max_force``, ``device`` and the others.
+        **options: Of the force: ``periodic``, ``skin``, ``max_force``, ``device``, ``compile`` and the
+            others.
 
     Raises:
         ConfigError: Unknown engine or a bad option.

@@ -62,6 +62,7 @@ def torch_force(
     scale_parameter: str | None = None,
     cuda_graphs: bool = False,
     device: str = "cpu",
+    compile: bool = False,
     force_group: int = 0,
     name: str = "HEGNN",
 ) -> "openmmtorch.TorchForce":
@@ -70,7 +71,7 @@ def torch_force(
     Forces that are not finite or absurdly large stop the simulation with an
     ``openmm.OpenMMException`` that names the atom; ``simulation.currentStep`` is the step. Structures
     that OpenMM's minimiser tries out and that are bad get an energy of 1e10 kJ/mol instead, see
-    docs/openmm.md. A Context compiles the model during its first three steps.
+    docs/openmm.md. TorchScript prepares the model during the first three steps of a Context.
 
     To read it back from XML, use :func:`calculators.openmm_xml.system_from_xml`: OpenMM's own
     reader (also ``copy.deepcopy(system)``) crashes the process with today's plugins.
@@ -91,6 +92,10 @@ def torch_force(
             Bad forces then become NaN instead of an error: minimise without, and add a
             :class:`~calculators.openmm_reporter.StabilityReporter`.
         device: Where the model runs: ``"cuda"`` on OpenMM's CUDA platform, else ``"cpu"``.
+        compile: Compile the potential for this processor or GPU (:mod:`forcefield.compiled`): one to two
+            minutes once for an architecture, and two to three times as fast from then on. Such a force
+            belongs to this process: XML of it is of no use in another. A loaded potential that is
+            compiled already runs compiled, too.
         force_group: OpenMM's force group.
         name: OpenMM's name of the force.
 
@@ -99,13 +104,14 @@ def torch_force(
         UnknownElementError: The potential does not know an element, or a particle has none.
         ConfigError: ``particles`` names a particle twice or one that is not there; a bad option.
         EngineError: The plugin is missing or does not work with the installed torch.
+        CompilationError: ``compile`` is set and the potential cannot be compiled here.
     """
     from calculators.torchforce import wrap_potential
     from calculators.torchplugin import import_plugin
     from calculators.torchregion import Wrapping
 
     plugin = import_plugin()
-    exported = open_potential(potential, device)
+    exported = open_potential(potential, device, compile=compile)
     where = check_particles(particles, count_particles(atoms))
     numbers = atomic_numbers(atoms, where)
     check_elements(exported, numbers, where)
@@ -146,11 +152,8 @@ def python_force(
 
     Positions or forces that are not finite, or absurdly large forces, stop the simulation with an
     ``openmm.OpenMMException`` that names the step and the atom. Arguments and errors are those of
-    :func:`torch_force`, without ``cuda_graphs``, and with ``compile``: compile the potential for this
-    processor (:mod:`forcefield.compiled`), which makes it two to three times as fast as TorchForce.
-
-    Raises:
-        CompilationError: ``compile`` is set and the potential cannot be compiled here.
+    :func:`torch_force`, without ``cuda_graphs``. XML of a compiled potential holds the potential, and
+    compiles it where it is read.
     """
     openmm = import_openmm()
     exported = open_potential(potential, device, compile=compile)

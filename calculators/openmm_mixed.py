@@ -63,7 +63,7 @@ def create_mixed_system(
             molecules that vibrate. The time step has to suit them then (0.5 fs).
         allow_cut_bonds: Accept a region that ends in the middle of a molecule. Nothing is put in the
             place of the atoms beyond: the potential sees open valences, which is rarely wanted.
-        **options: Of the force: ``skin``, ``max_force``, ``device``, ``cuda_graphs``, ... ;
+        **options: Of the force: ``skin``, ``max_force``, ``device``, ``compile``, ``cuda_graphs``, ... ;
             ``periodic`` follows the System.
 
     Raises:

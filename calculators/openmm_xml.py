@@ -29,7 +29,8 @@ def system_from_xml(xml: str, device: str | torch.device | None = None) -> "open
     """The System that ``openmm.XmlSerializer.serialize`` wrote.
 
     A TorchForce comes behind the other forces. A PythonForce is unpickled and a TorchForce runs
-    what is in the file: read XML from people you trust only.
+    what is in the file: read XML from people you trust only. A TorchForce made with ``compile=True`` can
+    be read everywhere and evaluated only in the process that made it.
 
     Args:
         xml: The text.
@@ -88,6 +89,7 @@ def forces_from_tree(forces: Sequence[ElementTree.Element], particles: int) -> l
 def _torch_force(
     element: ElementTree.Element, device: str | torch.device | None
 ) -> "openmmtorch.TorchForce":
+    import calculators.torchcompiled  # noqa: F401  the operator that a compiled potential is called with
     from calculators.torchplugin import import_plugin, import_vesin
 
     version = element.get("version")

@@ -4,7 +4,8 @@
 plugin wants, ``positions[, box][, scale] -> energy, forces`` in the engine's units. The module holds
 what stays the same (atomic numbers, the pairs of a small molecule), searches neighbours with vesin
 where it must, casts what it gets (float64 on Reference and CPU, float32 on CUDA in single and mixed
-precision), and refuses to hand back forces that are not finite or beyond any in a molecule.
+precision), and refuses to hand back forces that are not finite or beyond any in a molecule. A compiled
+potential is called through an operator (:mod:`calculators.torchcompiled`).
 """
 
 from typing import Final
@@ -86,11 +87,9 @@ class AllPairs(Region):
             near = self.near(points)
             edge_index = edge_index.index_select(1, near)
             shifts = shifts.index_select(0, near)
-        output = self.potential(
-            points, self.numbers, edge_index, shifts, cell.unsqueeze(0), self.batch
-        )
-        energy = output["energy"].sum()
-        forces = output["forces"]
+        energy, forces, problem = self.evaluate(points, edge_index, shifts, cell)
+        if len(problem) > 0:
+            raise RuntimeError(problem)
         if self.graphs:
             limit = self.max_force * self.max_force
             bad = torch.logical_not((forces * forces).sum(1) < limit)
@@ -187,10 +186,9 @@ class NeighborList(Region):
         # In a pair (i, j, S) of vesin atom j is moved by S @ cell; an edge names j first.
         edge_index = torch.stack([pairs[1], pairs[0]]).to(points.device, torch.int64)
         cell_shifts = pairs[2].to(points.device, torch.float64)
-        output = self.potential(
-            points, self.numbers, edge_index, cell_shifts, cell.unsqueeze(0), self.batch
-        )
-        energy, forces = output["energy"].sum(), output["forces"]
+        energy, forces, problem = self.evaluate(points, edge_index, cell_shifts, cell)
+        if len(problem) > 0:
+            raise RuntimeError(problem)
         verdict = self.verdict(energy, forces, points)
         if verdict == "trial":
             return self.turned_down(positions)
@@ -208,7 +206,7 @@ def wrap_potential(
     """Script the module that TorchForce runs.
 
     Args:
-        potential: The exported potential.
+        potential: The exported potential; a compiled one runs compiled.
         numbers: Atomic numbers, (n,).
         particles: Indices of the atoms among the System's particles, (n,); None for all, in order.
         wrapping: Units and options.

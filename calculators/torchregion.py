@@ -11,7 +11,8 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from forcefield.compiled import scripted_module
+from calculators.torchcompiled import register_compiled
+from forcefield.compiled import is_compiled
 from forcefield.export import ExportedPotential
 
 REMEMBERED = 8
@@ -54,7 +55,7 @@ class Region(torch.nn.Module):
     there, in memory that is gone, and the process would crash.
 
     Args:
-        potential: The exported potential.
+        potential: The exported potential; a compiled one runs compiled.
         numbers: Atomic numbers, (n,).
         particles: Indices of the atoms among the System's particles, (n,); None for all, in order.
         wrapping: Units and options.
@@ -69,6 +70,8 @@ class Region(torch.nn.Module):
     subset: Final[bool]
     periodic: Final[bool]
     scaled: Final[bool]
+    # Of Final TorchScript sees nothing in subclasses, and the branch not taken has to be left out.
+    __constants__ = ("compiled",)
 
     def __init__(
         self,
@@ -78,7 +81,11 @@ class Region(torch.nn.Module):
         wrapping: Wrapping,
     ) -> None:
         super().__init__()
-        self.potential = scripted_module(potential)
+        self.compiled = is_compiled(potential)
+        if self.compiled:
+            self.key = register_compiled(potential)
+        else:
+            self.potential = potential.module
         self.cutoff = potential.cutoff
         self.length = wrapping.length
         self.energy = wrapping.energy
@@ -132,6 +139,19 @@ class Region(torch.nn.Module):
         """No energy and no forces."""
         forces = torch.zeros_like(positions.detach())
         return forces.sum().to(torch.float64), forces
+
+    def evaluate(
+        self, points: Tensor, edge_index: Tensor, shifts: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, str]:
+        """Energy () in eV, forces (n, 3) in eV/Å, and what is wrong; empty if nothing is."""
+        cells = cell.unsqueeze(0)
+        if self.compiled:
+            energy, forces, problem = torch.ops.hegnn_forcefield.evaluate(
+                self.key, points, self.numbers, edge_index, shifts, cells, self.batch
+            )
+            return energy.sum(), forces, problem
+        output = self.potential(points, self.numbers, edge_index, shifts, cells, self.batch)
+        return output["energy"].sum(), output["forces"], ""
 
     def damage(self, points: Tensor) -> str:
         """Which position is not finite; empty if all are."""

@@ -111,7 +111,7 @@ class SimulationSettings(BaseModel):
         default=False,
         description="compile the potential for this processor or GPU (one to two minutes, once for "
         "an architecture), which makes steps two to three times as fast; OpenMM then calls it as "
-        "PythonForce",
+        "PythonForce unless --force says otherwise",
     )
     threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="CPU threads; empty: one up to 64 atoms, else as torch has it"
@@ -126,10 +126,6 @@ class SimulationSettings(BaseModel):
             raise ValueError(
                 "npt with the ASE engine runs with the langevin thermostat; leave --thermostat out, "
                 "or choose --engine openmm"
-            )
-        if self.compile and self.engine == "openmm" and self.force == "torch":
-            raise ValueError(
-                "a compiled potential runs as PythonForce; leave --force or --compile out"
             )
         if self.ensemble != "nve" and self.temperature == 0.0:
             raise ValueError(

@@ -1,5 +1,8 @@
 """A small potential with random weights, exported in both precisions, and structures to run it on."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from forcefield import Potential, build_potential, export_potential
+from forcefield.libraries import CACHE_VARIABLE
 
 ARCHITECTURE = {
     "name": "hegnn",
@@ -21,6 +25,9 @@ ARCHITECTURE = {
     "radial": 6,
 }
 
+SMALL_ARCHITECTURE = {"name": "egnn", "cutoff": 4.0, "layers": 1, "features": 16}
+"""Its compilation takes some ten seconds rather than a minute."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -30,12 +37,12 @@ class Exported:
     path: Path
 
 
-def _exported(path: Path, dtype: torch.dtype) -> Exported:
+def _exported(path: Path, dtype: torch.dtype, architecture: dict = ARCHITECTURE) -> Exported:
     generator_state = torch.get_rng_state()
     torch.manual_seed(20)
     # The scale makes forces of ethanol up to about 0.4 eV/Å, total energies those of a real molecule.
     potential = build_potential(
-        ARCHITECTURE,
+        architecture,
         [1, 6, 8],
         energy_scale=10.0,
         reference_energies={1: -13.6, 6: -1029.0, 8: -2041.0},
@@ -57,6 +64,50 @@ def float32_potential(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def float64_potential(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Random weights, double precision, elements H, C, O."""
     return _exported(tmp_path_factory.mktemp("exported") / "float64.pt", torch.float64)
+
+
+@pytest.fixture(scope="session")
+def compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of compiled libraries for all tests: that of the environment, or one for this run."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    folder = os.environ.get(CACHE_VARIABLE) or tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_potentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """By precision, for tests that compile."""
+    folder = tmp_path_factory.mktemp("exported")
+    return {
+        name: _exported(folder / f"{name}.pt", getattr(torch, name), SMALL_ARCHITECTURE)
+        for name in ("float32", "float64")
+    }
+
+
+@dataclass(frozen=True)
+class Way:
+    """How OpenMM comes to the forces of a potential: engine and options of a force."""
+
+    engine: str
+    options: dict[str, bool]
+    potential: Exported
+
+
+def way_of(request: pytest.FixtureRequest, name: str, precision: str = "float64") -> Way:
+    """``"torch"``, ``"python"``, or ``"compiled"``: a TorchForce of a small potential, compiled."""
+    if name != "compiled":
+        return Way(name, {}, request.getfixturevalue(f"{precision}_potential"))
+    request.getfixturevalue("compiler_cache")
+    return Way("torch", {"compile": True}, request.getfixturevalue("small_potentials")[precision])
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    """By its name, in double precision."""
+    return way_of(request, request.param)
 
 
 @pytest.fixture(scope="session")

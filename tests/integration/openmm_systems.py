@@ -19,6 +19,9 @@ from forcefield.pretrained import BACKBONE
 ROOT = Path(__file__).parents[2]
 ENGINES = ("torch", "python")
 
+WAYS = (*ENGINES, "compiled")
+"""Of the fixture ``way``."""
+
 FOLDER = TemporaryDirectory()
 """For exported files; goes when the tests end."""
 

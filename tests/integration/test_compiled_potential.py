@@ -1,6 +1,5 @@
 """Potentials compiled for the processor: the same results, or a sentence that says why not."""
 
-import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -15,21 +14,13 @@ from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.libraries import CACHE_VARIABLE, Shelf
 from forcefield.pieces import MANY_PAIRS, PAIRS_PER_PIECE, piecewise
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(folder))
-        yield folder
+from tests.integration.conftest import SMALL_ARCHITECTURE
 
 
 def small_potential(path, seed: int):
-    """One layer, so that its compilation takes seconds rather than a minute."""
     torch.manual_seed(seed)
     potential = build_potential(
-        {"name": "egnn", "cutoff": 4.0, "layers": 1, "features": 16},
+        SMALL_ARCHITECTURE,
         [1, 6, 8],
         energy_scale=10.0,
         reference_energies={1: -13.6, 6: -1029.0, 8: -2041.0},
@@ -45,9 +36,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compiled(exported, cache):
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler")
+def compiled(exported, compiler_cache):
     return compile_exported(exported)
 
 
@@ -87,12 +76,12 @@ def test_batches_go_the_same_way(compiled, exported, ethanol, water_box):
     assert len(calls) == 1
 
 
-def test_one_library_serves_other_weights(compiled, cache, ethanol, tmp_path):
-    libraries = set(cache.glob("*.pt2"))
+def test_one_library_serves_other_weights(compiled, compiler_cache, ethanol, tmp_path):
+    libraries = set(compiler_cache.glob("*.pt2"))
     other = small_potential(tmp_path / "b.pt", 1)
     arguments = inputs(ethanol, other)
     found = compile_exported(other).module(*arguments)
-    assert set(cache.glob("*.pt2")) == libraries
+    assert set(compiler_cache.glob("*.pt2")) == libraries
     expected = other.module(*arguments)
     torch.testing.assert_close(found["forces"], expected["forces"], rtol=0, atol=1e-5)
     assert not torch.allclose(found["forces"], compiled.module(*arguments)["forces"], atol=1e-3)
@@ -167,9 +156,9 @@ def test_pieces_add_up(two_layers, ethanol, water_box, pairs_per_piece):
         assert_same(pieces(*arguments, stress), two_layers.module(*arguments, stress))
 
 
-def test_many_pairs_go_in_compiled_pieces(two_layers, cache, ethanol, water_box, monkeypatch):
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler")
+def test_many_pairs_go_in_compiled_pieces(
+    two_layers, compiler_cache, ethanol, water_box, monkeypatch
+):
     monkeypatch.setitem(MANY_PAIRS, "cpu", 100)
     monkeypatch.setitem(PAIRS_PER_PIECE, "cpu", 64)
     module = CompiledModule(
@@ -184,7 +173,7 @@ def test_many_pairs_go_in_compiled_pieces(two_layers, cache, ethanol, water_box,
     ):
         assert_same(module(*arguments, stress), two_layers.module(*arguments, stress))
     # One each for the initial features and for the layers, and another for its derivative.
-    names = {path.stem.split("-", 1)[1] for path in cache.glob("*.pt2")}
+    names = {path.stem.split("-", 1)[1] for path in compiler_cache.glob("*.pt2")}
     assert {
         f"{part}-{kind}" for part in ("messages", "gradients") for kind in ("initial", "layer")
     } <= names

@@ -31,8 +31,10 @@ from calculators.openmm import (  # noqa: E402
     torch_force,
 )
 from calculators.torchplugin import import_plugin, try_plugin  # noqa: E402
+from tests.integration.conftest import way_of  # noqa: E402
 from tests.integration.openmm_systems import (  # noqa: E402
     ENGINES,
+    WAYS,
     box_of,
     context_of,
     eager,
@@ -52,11 +54,12 @@ def test_conversion_factors_are_those_of_openmm():
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-5), ("float64", 1e-8)])
-def test_agrees_with_the_eager_model(precision, tolerance, engine, platform, ethanol, request):
-    exported = request.getfixturevalue(f"{precision}_potential")
-    system = create_system(topology_of(ethanol), exported.path, engine)
+def test_agrees_with_the_eager_model(precision, tolerance, name, platform, ethanol, request):
+    way = way_of(request, name, precision)
+    exported = way.potential
+    system = create_system(topology_of(ethanol), exported.path, way.engine, **way.options)
     context = context_of(system, ethanol, platform)
     for seed in range(5):
         ethanol.rattle(0.05, seed=seed)
@@ -115,10 +118,11 @@ def test_cuda_agrees_with_the_eager_model(engine, platform, float32_potential, e
 
 @pytest.mark.parametrize("step", [0.01, 0.1])
 @pytest.mark.parametrize("periodic", [True, False])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_neighbour_lists_follow_atoms_and_box(engine, periodic, step, float64_potential, water_box):
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_neighbour_lists_follow_atoms_and_box(way, periodic, step, water_box):
     water_box.pbc = periodic
-    system = create_system(topology_of(water_box), float64_potential.path, engine)
+    potential = way.potential
+    system = create_system(topology_of(water_box), potential.path, way.engine, **way.options)
     assert system.usesPeriodicBoundaryConditions() == periodic
     context = context_of(system, water_box)
     generator = np.random.default_rng(3)
@@ -131,7 +135,7 @@ def test_neighbour_lists_follow_atoms_and_box(engine, periodic, step, float64_po
             water_box.positions[5] += 2.0 * water_box.cell.array[1]
         context.setPositions(water_box.positions * unit.angstrom)
         forces = evaluate(context)[1]
-        expected = eager(float64_potential.eager, water_box)[1]
+        expected = eager(potential.eager, water_box)[1]
         np.testing.assert_allclose(forces, expected, atol=1e-8, rtol=0)
 
 
@@ -234,9 +238,10 @@ def test_both_engines_give_the_same_trajectory(float64_potential, ethanol):
     assert np.abs(ends[0] - ethanol.positions).max() > 0.05
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_minimiser_thermostat_and_checkpoint(engine, float32_potential, ethanol):
-    system = create_system(topology_of(ethanol), float32_potential.path, engine)
+@pytest.mark.parametrize("name", WAYS)
+def test_minimiser_thermostat_and_checkpoint(name, ethanol, request):
+    way = way_of(request, name, "float32")
+    system = create_system(topology_of(ethanol), way.potential.path, way.engine, **way.options)
     integrator = openmm.LangevinMiddleIntegrator(
         300.0 * unit.kelvin, 10.0 / unit.picosecond, 0.2 * unit.femtoseconds
     )

@@ -20,6 +20,7 @@ from calculators.openmm import (  # noqa: E402
 )
 from tests.integration.openmm_systems import (  # noqa: E402
     ENGINES,
+    WAYS,
     context_of,
     eager,
     evaluate,
@@ -41,8 +42,8 @@ def scattered(ethanol: Atoms, seed: int = 1) -> tuple[list[int], np.ndarray, lis
 
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_some_particles_in_any_order(engine, platform, float64_potential, ethanol):
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_some_particles_in_any_order(way, platform, ethanol):
     places, positions, numbers = scattered(ethanol)
     system = openmm.System()
     for _ in numbers:
@@ -51,14 +52,15 @@ def test_some_particles_in_any_order(engine, platform, float64_potential, ethano
     for index in range(14):
         pull.addParticle(index)
     system.addForce(pull)
-    system.addForce(MAKE[engine](float64_potential.path, numbers, particles=places, force_group=2))
+    options = {"particles": places, "force_group": 2} | way.options
+    system.addForce(MAKE[way.engine](way.potential.path, numbers, **options))
     context = context_of(system, positions * unit.angstrom, platform)
     for seed in range(3):  # past the steps in which TorchScript compiles
         ethanol.rattle(0.05, seed=seed)
         positions[places] = ethanol.positions
         context.setPositions(positions * unit.angstrom)
         energy, forces = evaluate(context, groups={2})
-        expected_energy, own = eager(float64_potential.eager, ethanol)
+        expected_energy, own = eager(way.potential.eager, ethanol)
         expected = np.zeros((14, 3))
         expected[places] = own
         assert energy == pytest.approx(expected_energy, abs=1e-7)
@@ -157,15 +159,15 @@ def test_several_potentials_and_force_groups(engine, float32_potential, float64_
     context.getIntegrator().step(3)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_parameter_scales_energy_and_forces(engine, float64_potential, broken_potential, ethanol):
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_a_parameter_scales_energy_and_forces(way, broken_potential, ethanol):
     system = openmm.System()
     for _ in ethanol:
         system.addParticle(1.0)
-    force = MAKE[engine](float64_potential.path, ethanol.numbers, scale_parameter="strength")
-    system.addForce(force)
+    options = {"scale_parameter": "strength"} | way.options
+    system.addForce(MAKE[way.engine](way.potential.path, ethanol.numbers, **options))
     context = context_of(system, ethanol)
-    expected_energy, expected = eager(float64_potential.eager, ethanol)
+    expected_energy, expected = eager(way.potential.eager, ethanol)
     for value in (1.0, 0.4, 0.0):
         assert value == 1.0 or context.setParameter("strength", value) is None
         energy, forces = evaluate(context)
@@ -175,7 +177,8 @@ def test_a_parameter_scales_energy_and_forces(engine, float64_potential, broken_
     system = openmm.System()
     for _ in ethanol:
         system.addParticle(1.0)
-    system.addForce(MAKE[engine](broken_potential, ethanol.numbers, scale_parameter="strength"))
+    force = MAKE[way.engine](broken_potential, ethanol.numbers, scale_parameter="strength")
+    system.addForce(force)
     context = context_of(system, ethanol)
     context.setParameter("strength", 0.0)
     assert evaluate(context)[0] == 0.0
@@ -184,19 +187,19 @@ def test_a_parameter_scales_energy_and_forces(engine, float64_potential, broken_
         evaluate(context)
 
 
-@pytest.mark.parametrize(
-    ("engine", "periodic"), [("torch", False), ("torch", True), ("python", True)]
-)
-def test_through_xml(engine, periodic, float64_potential, ethanol, water_box):
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_through_xml(way, periodic, float64_potential, ethanol, water_box):
     """Everything that a force was made with comes back, and gives the same numbers."""
     atoms = water_box if periodic else ethanol
     system = create_system(topology_of(atoms), float64_potential.path, "python")
-    force = MAKE[engine](
-        float64_potential.path,
+    force = MAKE[way.engine](
+        way.potential.path,
         topology_of(atoms),
         particles=range(9),
         scale_parameter="strength",
         force_group=4,
+        **way.options,
     )
     system.addForce(force)
     restored = system_from_xml(openmm.XmlSerializer.serialize(system))

@@ -24,8 +24,10 @@ from calculators.torchforce import GRAPH_ATOMS, AllPairs, wrap_potential  # noqa
 from calculators.torchregion import Wrapping  # noqa: E402
 from forcefield.errors import NonFiniteForceError  # noqa: E402
 from forcefield.export import ExportedPotential  # noqa: E402
+from tests.integration.conftest import way_of  # noqa: E402
 from tests.integration.openmm_systems import (  # noqa: E402
     ENGINES,
+    WAYS,
     box_of,
     context_of,
     eager,
@@ -53,11 +55,11 @@ def test_the_image_that_an_atom_is_in_does_not_matter(float64_potential, water_b
             np.testing.assert_allclose(found_forces, forces, atol=1e-8)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_barostat(engine, float64_potential, water_box):
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_barostat(way, water_box):
     """The box changes, molecules move as a whole, and the energy stays that of the structure."""
     topology = topology_of(water_box, bonds=True)
-    system = create_system(topology, float64_potential.path, engine)
+    system = create_system(topology, way.potential.path, way.engine, **way.options)
     barostat = openmm.MonteCarloBarostat(3000 * unit.bar, 300 * unit.kelvin, 1)
     barostat.setRandomNumberSeed(4)
     system.addForce(barostat)
@@ -73,7 +75,7 @@ def test_barostat(engine, float64_potential, water_box):
         cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         now = Atoms(water_box.numbers, positions, cell=cell, pbc=True)
-        expected_energy, expected = eager(float64_potential.eager, now)
+        expected_energy, expected = eager(way.potential.eager, now)
         energy, forces = evaluate(context)
         assert energy == pytest.approx(expected_energy, abs=1e-6)
         np.testing.assert_allclose(forces, expected, atol=1e-8)
@@ -225,11 +227,15 @@ def test_cuda_graphs_are_for_few_atoms(float32_potential):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["single", "mixed", "double"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("torch", "single"), ("torch", "mixed"), ("torch", "double"), ("compiled", "mixed")],
+)
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("graphs", [False, True])
-def test_on_a_gpu(graphs, periodic, precision, float32_potential, ethanol):
-    """Graphs on and off, the Platform's precision, forces on some particles."""
+def test_on_a_gpu(graphs, periodic, name, precision, ethanol, request):
+    """Graphs on and off, compiled or not, the Platform's precision, forces on some particles."""
+    way = way_of(request, name, "float32")
     try:
         platform = openmm.Platform.getPlatformByName("CUDA")
     except openmm.OpenMMException:
@@ -241,12 +247,13 @@ def test_on_a_gpu(graphs, periodic, precision, float32_potential, ethanol):
     for _ in positions:
         system.addParticle(12.0)
     force = torch_force(
-        float32_potential.path,
+        way.potential.path,
         [0, *ethanol.numbers],
         particles=range(1, 10),
         periodic=periodic,
         device="cuda",
         cuda_graphs=graphs,
+        **way.options,
     )
     system.addForce(force)
     properties = {"Precision": precision, "DeviceIndex": "0"}
@@ -255,7 +262,7 @@ def test_on_a_gpu(graphs, periodic, precision, float32_potential, ethanol):
         ethanol.rattle(0.03, seed=seed)
         positions[1:] = ethanol.positions
         context.setPositions(positions * unit.angstrom)
-        expected_energy, expected = eager(float32_potential.eager, ethanol)
+        expected_energy, expected = eager(way.potential.eager, ethanol)
         energy, forces = evaluate(context)
         assert energy == pytest.approx(expected_energy, abs=2e-3)
         np.testing.assert_allclose(forces[1:], expected, atol=2e-4)

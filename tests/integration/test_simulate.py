@@ -29,6 +29,7 @@ from calculators.simulation.trajectory import read_dcd
 from forcefield import export_potential, load_potential
 from forcefield.errors import CheckpointError, ConfigError
 from forcefield.pieces import MANY_PAIRS
+from tests.integration.conftest import way_of
 
 pytest.importorskip("openmm")
 mdtraj = pytest.importorskip("mdtraj")
@@ -424,6 +425,26 @@ def test_a_large_system_goes_in_pieces_by_itself(general, tmp_path, monkeypatch)
     assert kinds == ["TorchForce", "PythonForce"]
     energies = [read_energies(result.folder.energies)["potential_eV"] for result in (whole, pieces)]
     np.testing.assert_allclose(*energies, atol=1e-4)
+
+
+def test_a_compiled_potential_in_both_kinds_of_force(tmp_path, request):
+    pytest.importorskip("openmmtorch")
+    path = way_of(request, "compiled", "float32").potential.path
+    results = [
+        simulate_with(path, tmp_path / name, molecule("CH3CH2OH"), engine="openmm", **values)
+        for name, values in (
+            ("as it is", {}),
+            ("compiled", {"compile": True}),
+            ("torch", {"compile": True, "force": "torch"}),
+        )
+    ]
+    kinds = [
+        json.loads(result.folder.settings.read_text(encoding="utf-8"))["engine"]["force"]
+        for result in results
+    ]
+    assert kinds == ["TorchForce", "PythonForce", "TorchForce"]
+    energies = [read_energies(result.folder.energies)["potential_eV"] for result in results]
+    np.testing.assert_allclose(energies, [energies[0]] * 3, atol=1e-4)
 
 
 def test_the_snippets_of_the_documentation_run(float32_potential, tmp_path, monkeypatch, capsys):
