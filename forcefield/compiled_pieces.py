@@ -12,13 +12,8 @@ from torch import Tensor, nn
 
 from forcefield.export import ExportedPotential
 from forcefield.libraries import Shelf, Source, example_pairs
-from forcefield.pieces import (
-    PieceWise,
-    PieceWisePotential,
-    add_gradients,
-    add_messages,
-    piecewise,
-)
+from forcefield.pair_sums import PieceWise, add_gradients, add_messages
+from forcefield.pieces import PieceWisePotential, piecewise
 
 log = logging.getLogger(__name__)
 
