@@ -10,12 +10,11 @@ import torch
 from forcefield import Potential
 from forcefield.display import make_display
 from forcefield.errors import ConfigError
-from forcefield.files import write_text
+from forcefield.files import write_json, write_text
 from training import run_folder
 from training.config import HardwareConfig, TrainConfig
 from training.config_io import dump_yaml
 from training.datasets import Split, data_hash, load_split
-from training.files import write_json
 from training.graphs import GraphDataset
 from training.run_folder import RunFolder
 from training.start import choose_start, initial_potential, resolve

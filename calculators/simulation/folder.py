@@ -1,11 +1,7 @@
-"""The folder of a simulation, and files in it that a crash leaves whole."""
+"""The folder of a simulation."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from forcefield.files import write_text
 
 
 @dataclass(frozen=True)
@@ -75,19 +71,3 @@ class SimulationFolder:
             self.plot,
             *(self.trajectory(suffix) for suffix in ("dcd", "xtc", "extxyz")),
         ]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, indented; NaN, which JSON does not know, becomes null."""
-    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not float("-inf") < value < float("inf"):
-        return None
-    return value

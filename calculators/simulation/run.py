@@ -12,7 +12,7 @@ from ase import Atoms
 
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import Sample
-from calculators.simulation.folder import SimulationFolder, write_json
+from calculators.simulation.folder import SimulationFolder
 from calculators.simulation.plots import write_plot
 from calculators.simulation.record import read_energies
 from calculators.simulation.resume import check_continuation
@@ -23,7 +23,7 @@ from calculators.simulation.structure import prepare_structure, read_structure
 from calculators.simulation.summary import summarize
 from forcefield.display import Display, Progress, make_display
 from forcefield.errors import ConfigError, ForceFieldError, NonFiniteForceError
-from forcefield.files import write_with
+from forcefield.files import write_json, write_with
 from forcefield.interrupt import StopRequest
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -24,7 +24,7 @@ from calculators.simulation.engine import (
     starting_velocities,
     torch_dtype,
 )
-from calculators.simulation.folder import SimulationFolder, write_json
+from calculators.simulation.folder import SimulationFolder
 from calculators.simulation.openmm_engine import OpenMMEngine, openmm_platform
 from calculators.simulation.pace import Pace
 from calculators.simulation.record import Mark, Record, Uncertainty
@@ -36,6 +36,7 @@ from calculators.simulation.topology import name_residues, openmm_topology, writ
 from calculators.simulation.trajectory import open_trajectory
 from forcefield.errors import EngineError, NonFiniteForceError
 from forcefield.export import ExportedPotential
+from forcefield.files import write_json
 from forcefield.machine import machine, versions
 from forcefield.uncertainty import check_uncertainty
 

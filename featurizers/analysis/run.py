@@ -40,8 +40,7 @@ from featurizers.analysis.times import Clock
 from featurizers.store import FeatureSet
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError
-from forcefield.files import write_text
-from training.files import write_json
+from forcefield.files import write_json, write_text
 
 if TYPE_CHECKING:
     from mdtraj import Trajectory

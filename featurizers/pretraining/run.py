@@ -21,11 +21,11 @@ from featurizers.pretraining.report import write_report
 from featurizers.pretraining.structures import divide, read_geometries
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError
+from forcefield.files import write_json
 from forcefield.machine import versions
 from training import run_folder
 from training.config import TrainConfig, architecture
 from training.datasets.frames import data_hash
-from training.files import write_json
 from training.finish import VERSIONED
 from training.graphs import GraphDataset, evaluation_batches
 from training.pretraining.storage import Structure
