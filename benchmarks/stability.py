@@ -10,8 +10,8 @@ The first, after X. Fu et al., "Forces are not Enough", Transactions on Machine 
 each seed starts from a frame of the data set; a run has collapsed when a bond differs by more than 0.5 Å
 from its mean over the data set, and ends there; distances are compared with those of the data set's
 frames. DIR holds rmd17_<molecule>_train_01.npz and _test_01.npz, or is one npz file. The second
-thermalises, then runs at constant energy; the third (``stability_water.py``) needs a folder in the
-layout of DeePMD. One JSON line for each run; ``stability_table.py`` makes tables of them.
+thermalises, then runs at constant energy; DIR of the third (``stability_water.py``) is a periodic data
+set. One JSON line for each run; ``stability_table.py`` makes tables of them.
 """
 
 import argparse

@@ -13,33 +13,13 @@ from calculators.simulation.record import density, read_energies
 from calculators.simulation.statistics import block_average, linear_drift
 from calculators.simulation.trajectory import read_dcd
 from forcefield.neighbors import neighbor_pairs
+from training.datasets import read_frames
 
 RANGE, BINS = 6.0, 120
 """Å of g(r), and its bins; half the box of 64 molecules is 6.2 Å."""
 
 EQUILIBRATION = 0.2
 """Share of a run that the averages leave out."""
-
-
-def read_deepmd(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atomic numbers (n,), positions (f, n, 3) and cells (f, 3, 3), Å, of a DeePMD set.
-
-    Args:
-        folder: With type.raw, type_map.raw and set.000 ..., or with such folders.
-    """
-    systems = [folder] if (folder / "type.raw").is_file() else sorted(folder.glob("data_*"))
-    positions, cells = [], []
-    numbers = np.empty(0, dtype=int)
-    for system in systems:
-        types = np.loadtxt(system / "type.raw", dtype=int)
-        names = (system / "type_map.raw").read_text(encoding="utf-8").split()
-        numbers = Atoms([names[t] for t in types]).numbers
-        for part in sorted(system.glob("set.*")):
-            positions.append(np.load(part / "coord.npy").reshape(-1, len(types), 3))
-            cells.append(np.load(part / "box.npy").reshape(-1, 3, 3))
-    if not positions:
-        raise SystemExit(f"no type.raw and set.000 in {folder}")
-    return numbers, np.concatenate(positions).astype(float), np.concatenate(cells).astype(float)
 
 
 def radial_distribution(
@@ -75,7 +55,10 @@ def water_rows(
     scratch: Path,
 ) -> Iterator[dict[str, Any]]:
     """A run for each ensemble and seed, from the first frame of the data set."""
-    numbers, frames, cells = read_deepmd(arguments.data)
+    data = read_frames(arguments.data).frames
+    numbers = data[0].atomic_numbers
+    frames = np.array([frame.positions for frame in data])
+    cells = np.array([frame.cell for frame in data])
     oxygen = numbers == 8
     edges, reference = radial_distribution(frames[:, oxygen], cells)
     curves = {}

@@ -25,8 +25,8 @@ class DatasetConfig(Section):
     """Which labelled geometries to learn from, and how to divide them."""
 
     source: str = Field(
-        description="rmd17:<molecule>, md17:<molecule>, ccsd:<molecule>, or a path to an npz or to "
-        "any file that ASE reads (extxyz, db, traj ...)"
+        description="rmd17:<molecule>, md17:<molecule>, ccsd:<molecule>, or a path to an npz, to any "
+        "file that ASE reads (extxyz, db, traj ...) or to a folder of DeePMD-kit"
     )
     split: Annotated[int, Field(ge=1, le=5)] = Field(
         default=1, description="number of the published split, for sets that come with splits"

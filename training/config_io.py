@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from forcefield.errors import ConfigError
 from training.config import TrainConfig
+from training.datasets.deepmd import systems
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -170,11 +171,12 @@ def _read_target(target: str | None) -> tuple[dict[str, Any], str]:
         return values, path.stem
     if target in preset_names():
         return read_yaml(PRESETS / f"{target}.yaml"), target
-    if ":" in target or path.is_file():
+    if ":" in target or path.is_file() or systems(path):
         return {"dataset": {"source": target}}, ""
     if path.is_dir():
         raise ConfigError(
-            f"{target} is a folder. To continue a run, add --resume; to train on a file in it, name it"
+            f"{target} is a folder, and not one of DeePMD-kit. To continue a run, add --resume; to train "
+            "on a file in it, name it"
         )
     if path.suffix or len(path.parts) > 1:
         raise ConfigError(f"{target}: no such file")

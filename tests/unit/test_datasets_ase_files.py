@@ -204,7 +204,7 @@ def test_plain_xyz_without_labels(tmp_path: Path, frames: list[Frame]) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_ase(tmp_path / "none.extxyz")
-    with pytest.raises(DataError, match="a folder, not a file"):
+    with pytest.raises(DataError, match="no such file"):
         read_ase(tmp_path)
     (tmp_path / "cut.extxyz").write_text("9\nProperties=species:S:1:pos:R:3\nC 0.0 0.0\n")
     with pytest.raises(DataError, match=r"cut\.extxyz: ASE cannot read this file"):

@@ -90,7 +90,7 @@ def _structures(path: Path) -> "list[Atoms]":
     import ase.io
 
     if not path.is_file():
-        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+        raise DataError(f"{path}: no such file")
     try:
         if path.suffix == ".db":
             with ase.db.connect(path, serial=True) as database:

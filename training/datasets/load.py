@@ -11,6 +11,7 @@ from training.datasets.checks import (
     drop_repeated,
     without_geometries,
 )
+from training.datasets.deepmd import read_deepmd
 from training.datasets.frames import Frame, Reading, Split
 from training.datasets.md17 import read_npz
 from training.datasets.options import ReadOptions
@@ -41,8 +42,9 @@ def load_split(
     """Load, check and divide a data set.
 
     Args:
-        source: A public set ("rmd17:ethanol", "md17:aspirin", "ccsd:ethanol") or a file: npz in the
-            layouts of MD17, or anything that ASE reads. rmd17:ethanol, split 1, needs no network.
+        source: A public set ("rmd17:ethanol", "md17:aspirin", "ccsd:ethanol"), a file (npz in the
+            layouts of MD17, or anything that ASE reads) or a folder in the layout of DeePMD-kit.
+            rmd17:ethanol, split 1, needs no network.
         split: Published split of rmd17, 1 to 5.
         train: Number of training frames, or a fraction between 0 and 1. Of a published training
             file (rmd17, ccsd) 950 by default; of one's own file, what the others leave.
@@ -109,13 +111,17 @@ def load_split(
 
 
 def read_frames(path: str | Path, options: ReadOptions | None = None) -> Reading:
-    """Read every frame of a file, npz or any format of ASE, without judging what it holds.
+    """Read every frame of a file, npz or any format of ASE, or of a folder of DeePMD-kit.
+
+    What the frames hold is not judged.
 
     Raises:
         DataError: The file cannot be read, or labels are missing.
         ConfigError: An unknown unit, or a key that does not apply.
     """
     path, options = Path(path).expanduser(), options or ReadOptions()
+    if path.is_dir():
+        return read_deepmd(path, options)
     if path.suffix.lower() != ".npz":
         return read_ase(path, options)
     if options.energy_key or options.forces_key:
