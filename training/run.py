@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from training.fit import FitResult
 
 
+FINISHING = (
+    "fitting the last layer and the error estimate, testing: seconds, minutes for large systems"
+)
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a run left.
@@ -121,6 +126,8 @@ def train(
                 resume,
                 display,
             )
+        if display is not None:
+            print(FINISHING, flush=True)
         summary = _finish(config, prepared, folder, result, accelerator) if is_main else {}
     finally:
         torch.set_num_threads(threads)
