@@ -57,7 +57,12 @@ def batched(run: Path, frames: list[Atoms], dtype: torch.dtype) -> Result:
 
 
 def openmm_engine(
-    run: Path, frames: list[Atoms], dtype: torch.dtype, engine: str, platform: str
+    run: Path,
+    frames: list[Atoms],
+    dtype: torch.dtype,
+    engine: str,
+    platform: str,
+    compile: bool = False,
 ) -> Result:
     """A System of OpenMM."""
     import openmm
@@ -70,7 +75,7 @@ def openmm_engine(
     for k, number in enumerate(frames[0].numbers):
         element = app.Element.getByAtomicNumber(int(number))
         topology.addAtom(f"{element.symbol}{k}", element, residue)
-    potential = open_potential(run / "potential.pt", dtype=dtype)
+    potential = open_potential(run / "potential.pt", dtype=dtype, compile=compile)
     system = create_system(topology, potential, engine=engine)
     integrator = openmm.VerletIntegrator(0.001)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
@@ -114,6 +119,10 @@ def engines(run: Path) -> Iterator[tuple[str, Callable[[list[Atoms], torch.dtype
                 f"OpenMM {name}, {platform}",
                 lambda f, d, e=engine, p=platform: openmm_engine(run, f, d, e, p),
             )
+        yield (
+            f"OpenMM {name}, Reference, compiled",
+            lambda f, d, e=engine: openmm_engine(run, f, d, e, "Reference", compile=True),
+        )
     yield "metatomic", lambda f, d: metatomic(run, f, d)
 
 
