@@ -145,7 +145,9 @@ class Potential(nn.Module):
                 batch.index_select(0, edge_index[1]),
                 (vectors.unsqueeze(2) * gradient.unsqueeze(1)).to(cell.dtype),
             )
-            stress = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
+            # Structures without a cell may be among those with one: their stress has no meaning.
+            volume = torch.linalg.det(cell).abs().clamp(min=1e-30)
+            stress = virial / volume.view(-1, 1, 1)
             result["stress"] = 0.5 * (stress + stress.transpose(1, 2))
         return result
 

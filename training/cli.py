@@ -170,10 +170,13 @@ def _print_result(folder: Path, summary: dict[str, Any], interrupted: bool) -> N
     for part, title in (("valid", "validation"), ("test", "test")):
         errors = summary[part]
         if errors:
+            stress = ""
+            if "stress_mae_meV_per_A3" in errors:
+                stress = f", stress {errors['stress_mae_meV_per_A3']:.3f} meV/Å³"
             typer.echo(
                 f"{title:>10}: forces {errors['forces_mae_meV_per_A']:.2f} meV/Å, "
                 f"energy {errors['energy_mae_meV']:.2f} meV "
-                f"({errors['energy_mae_meV_per_atom']:.3f} meV/atom), mean absolute errors"
+                f"({errors['energy_mae_meV_per_atom']:.3f} meV/atom){stress}, mean absolute errors"
             )
     typer.echo(f" potential: {folder / 'potential.pt'}")
     typer.echo(f"    report: {folder / 'report.html'}")

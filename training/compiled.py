@@ -22,13 +22,14 @@ from torch.fx import GraphModule
 from forcefield import AtomicGraph
 from forcefield.errors import ForceFieldError
 from forcefield.unrolled import trace
-from training.graphs import LabelledGraph
+from training.graphs import LabelledGraph, inputs_of
 
 Losses = Callable[[dict[str, Tensor], LabelledGraph], tuple[Tensor, Tensor]]
 """From a potential's output and the labels to the loss and to sums that are only reported."""
 
-FREE_AXES = (0, 0, 1, 0, 0, 0, 0, 0, 0)
-"""The axis of each of a batch's tensors whose length differs from batch to batch."""
+FREE_AXES = (0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+"""The axis of each of a batch's tensors whose length differs from batch to batch. Not all have the last
+one, the stress."""
 
 TABLES_OF_ELEMENTS = (
     "embedding.weight",
@@ -52,12 +53,20 @@ class CompiledStep:
             every call.
         losses: What to compute from the potential's output.
         backend: Of ``torch.compile``.
+        with_stress: Whether the batches have stresses: all of them, or none.
     """
 
-    def __init__(self, potential: nn.Module, losses: Losses, backend: str = "inductor") -> None:
+    def __init__(
+        self,
+        potential: nn.Module,
+        losses: Losses,
+        backend: str = "inductor",
+        with_stress: bool = False,
+    ) -> None:
         self.parameters = dict(potential.named_parameters())
         self.buffers = dict(potential.named_buffers())
-        graph = _unroll(flat_step(potential, losses), self.parameters, self.buffers)
+        step = flat_step(potential, losses)
+        graph = _unroll(step, self.parameters, self.buffers, with_stress)
         self.compiled = torch.compile(graph, fullgraph=True, backend=backend)
 
     def __call__(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
@@ -72,7 +81,7 @@ class CompiledStep:
         data = as_tensors(batch)
         weights = [p.detach() for p in self.parameters.values()]
         constants = list(self.buffers.values())
-        for tensor, axis in zip(data, FREE_AXES, strict=True):
+        for tensor, axis in zip(data, FREE_AXES, strict=False):
             torch._dynamo.mark_dynamic(tensor, axis)
         for name, tensor in zip(
             [*self.parameters, *self.buffers], [*weights, *constants], strict=True
@@ -111,7 +120,7 @@ def flat_step(potential: nn.Module, losses: Losses) -> Callable[..., list[Tensor
         batch = as_batch(data)
         state = dict(zip(parameter_names, parameters, strict=True))
         state |= dict(zip(buffer_names, buffers, strict=True))
-        output = functional_call(potential, state, batch.graph.tensors())
+        output = functional_call(potential, state, inputs_of(batch))
         loss, sums = losses(output, batch)
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return [loss.detach(), sums, *gradients]
@@ -136,7 +145,8 @@ class _KnownGradients(torch.autograd.Function):
 
 def as_tensors(batch: LabelledGraph) -> list[Tensor]:
     """A batch's tensors, in the order of :data:`FREE_AXES`."""
-    return [*batch.graph.tensors(), batch.energy, batch.forces, batch.num_atoms]
+    tensors = [*batch.graph.tensors(), batch.energy, batch.forces, batch.num_atoms]
+    return tensors if batch.stress is None else [*tensors, batch.stress]
 
 
 def as_batch(tensors: Sequence[Tensor]) -> LabelledGraph:
@@ -157,6 +167,7 @@ def _unroll(
     step: Callable[..., list[Tensor]],
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
+    with_stress: bool,
 ) -> GraphModule:
     """Trace a step on placeholders: weights of fixed shape, data of free length."""
     atoms, pairs, structures = 7, 11, 3
@@ -174,6 +185,8 @@ def _unroll(
         torch.zeros(atoms, 3, **double),
         torch.ones(structures, **double),
     ]
+    if with_stress:
+        data.append(torch.zeros(structures, 3, 3, **double))
 
     def table(name: str) -> int | None:
         return 0 if name.endswith(TABLES_OF_ELEMENTS) else None
@@ -185,5 +198,5 @@ def _unroll(
             list(buffers.values()),
             data,
         ),
-        ([table(n) for n in parameters], [table(n) for n in buffers], FREE_AXES),
+        ([table(n) for n in parameters], [table(n) for n in buffers], FREE_AXES[: len(data)]),
     )

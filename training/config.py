@@ -165,6 +165,11 @@ class TrainingConfig(Section):
         default=1.0, description="weight of the loss of energies, taken in eV per atom"
     )
     forces_weight: Weight = Field(default=1.0, description="weight of the loss of forces, in eV/Å")
+    stress_weight: Weight = Field(
+        default=1.0,
+        description="weight of the loss of stresses where the data have them, taken times the volume per "
+        "atom, in eV",
+    )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.999,
         description="memory of the running average of the weights that is validated and kept; "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from forcefield import ExportedPotential, Potential
 from forcefield.files import write_with
 from forcefield.units import MEV
-from training.graphs import GraphDataset, evaluation_batches
+from training.graphs import GraphDataset, evaluation_batches, inputs_of
 from training.metrics import error_sums, summarize
 
 FloatArray = NDArray[np.float64]
@@ -34,6 +34,8 @@ class Predictions:
         energy_uncertainty: Estimated errors of the energies, (f,), eV; NaN for frames on which they
             were not computed; None without an estimate.
         forces_uncertainty: Of a force component of each atom, (N,), eV/Å; likewise.
+        stress: Labels, (f, 3, 3), eV/Å³, NaN for frames without; None if no frame has one.
+        predicted_stress: (f, 3, 3), eV/Å³; likewise.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -44,13 +46,19 @@ class Predictions:
     predicted_forces: FloatArray
     energy_uncertainty: FloatArray | None = None
     forces_uncertainty: FloatArray | None = None
+    stress: FloatArray | None = None
+    predicted_stress: FloatArray | None = None
 
     def errors(self) -> dict[str, float]:
-        """Errors in meV, meV per atom and meV/Å, as :func:`training.metrics.summarize`."""
+        """Errors in meV, meV per atom, meV/Å and meV/Å³, as :func:`training.metrics.summarize`."""
+        stress_errors = None
+        if self.stress is not None and self.predicted_stress is not None:
+            stress_errors = torch.as_tensor(self.predicted_stress - self.stress)
         sums = error_sums(
             torch.as_tensor(self.predicted_energy - self.energy),
             torch.as_tensor(self.predicted_forces - self.forces),
             torch.as_tensor(self.num_atoms, dtype=torch.float64),
+            stress_errors,
         )
         return summarize(sums.tolist())
 
@@ -72,12 +80,14 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write an npz with the attributes' names; forces in float32, in eV/Å."""
-        uncertainty: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         if self.energy_uncertainty is not None and self.forces_uncertainty is not None:
-            uncertainty = {
+            more |= {
                 "energy_uncertainty": self.energy_uncertainty,
                 "forces_uncertainty": self.forces_uncertainty.astype(np.float32),
             }
+        if self.stress is not None:
+            more |= {"stress": self.stress, "predicted_stress": self.predicted_stress}
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
@@ -89,7 +99,7 @@ class Predictions:
                     predicted_energy=self.predicted_energy,
                     forces=self.forces.astype(np.float32),
                     predicted_forces=self.predicted_forces.astype(np.float32),
-                    **uncertainty,
+                    **more,
                 )
 
         write_with(path, write)
@@ -98,11 +108,8 @@ class Predictions:
     def load(cls, path: Path) -> "Predictions":
         """Read what :meth:`save` wrote."""
         with np.load(path) as data:
-            uncertainty = {
-                name: data[name].astype(np.float64)
-                for name in ("energy_uncertainty", "forces_uncertainty")
-                if name in data
-            }
+            optional = ("energy_uncertainty", "forces_uncertainty", "stress", "predicted_stress")
+            more = {name: data[name].astype(np.float64) for name in optional if name in data}
             return cls(
                 atomic_numbers=data["atomic_numbers"].astype(np.int64),
                 num_atoms=data["num_atoms"],
@@ -110,7 +117,7 @@ class Predictions:
                 predicted_energy=data["predicted_energy"],
                 forces=data["forces"].astype(np.float64),
                 predicted_forces=data["predicted_forces"].astype(np.float64),
-                **uncertainty,
+                **more,
             )
 
 
@@ -123,12 +130,15 @@ def predict(potential: Potential, dataset: GraphDataset, device: torch.device | 
         device: Where to evaluate.
     """
     potential.eval()
-    energies, forces = [], []
+    energies, forces, stresses = [], [], []
     for _, batch in evaluation_batches(dataset):
-        prediction = potential(*batch.graph.to(device).tensors())
+        prediction = potential(*inputs_of(batch.to(device)))
         energies.append(prediction["energy"].cpu())
         forces.append(prediction["forces"].cpu())
+        if batch.stress is not None:
+            stresses.append(prediction["stress"].cpu())
     items = dataset.items
+    labels = [item.stress for item in items if item.stress is not None]
     return Predictions(
         atomic_numbers=torch.cat([item.graph.atomic_numbers for item in items]).numpy(),
         num_atoms=np.array([len(item.graph.atomic_numbers) for item in items]),
@@ -136,6 +146,8 @@ def predict(potential: Potential, dataset: GraphDataset, device: torch.device | 
         predicted_energy=torch.cat(energies).double().numpy(),
         forces=torch.cat([item.forces for item in items]).numpy(),
         predicted_forces=torch.cat(forces).double().numpy(),
+        stress=torch.cat(labels).numpy() if labels else None,
+        predicted_stress=torch.cat(stresses).double().numpy() if stresses else None,
     )
 
 

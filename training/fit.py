@@ -116,7 +116,7 @@ def fit(
         print(COMPILING, flush=True)
     clock = Clock(settings.minutes, every)
     recorder = record if stacked and hardware.devices == 1 and compiled != "no" else None
-    module = task(potential, settings, steps, clock, every, compiled, recorder)
+    module = task(potential, settings, steps, clock, every, compiled, recorder, train.has_stress)
     epochs = settings.epochs if settings.minutes is None else None
     history = History(folder.log, epochs, clock, display)
     stop = StopRequest()

@@ -11,6 +11,7 @@ edges: every batch has the same shape, and making it takes no work on the CPU.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -32,12 +33,14 @@ class LabelledGraph:
         energy: Total energies, (b,), eV.
         forces: (n, 3), eV/Å.
         num_atoms: Atoms of each structure, (b,), float64.
+        stress: (b, 3, 3), eV/Å³, NaN for structures without one; None where no structure has one.
     """
 
     graph: AtomicGraph
     energy: Tensor
     forces: Tensor
     num_atoms: Tensor
+    stress: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "LabelledGraph":
         """Copy to a device."""
@@ -46,6 +49,7 @@ class LabelledGraph:
             self.energy.to(device),
             self.forces.to(device),
             self.num_atoms.to(device),
+            None if self.stress is None else self.stress.to(device),
         )
 
 
@@ -58,7 +62,8 @@ class GraphDataset(Dataset[LabelledGraph]):
     """
 
     def __init__(self, frames: Sequence[Frame], cutoff: float) -> None:
-        self.items = [_labelled(frame, cutoff) for frame in frames]
+        self.has_stress = any(frame.stress is not None for frame in frames)
+        self.items = [_labelled(frame, cutoff, self.has_stress) for frame in frames]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -72,6 +77,7 @@ class GraphDataset(Dataset[LabelledGraph]):
         step = max(1, -(-len(self) // frames), -(-total // atoms))
         chosen = GraphDataset([], cutoff=0.0)
         chosen.items = self.items[::step]
+        chosen.has_stress = self.has_stress
         return chosen
 
     def average_neighbors(self) -> float:
@@ -84,12 +90,21 @@ class GraphDataset(Dataset[LabelledGraph]):
 
 def join(items: Sequence[LabelledGraph]) -> LabelledGraph:
     """Join labelled graphs into one batch."""
+    stresses = [item.stress for item in items if item.stress is not None]
     return LabelledGraph(
         graph=collate([item.graph for item in items]),
         energy=torch.cat([item.energy for item in items]),
         forces=torch.cat([item.forces for item in items]),
         num_atoms=torch.cat([item.num_atoms for item in items]),
+        # Of one data set all have it or none has.
+        stress=torch.cat(stresses) if stresses else None,
     )
+
+
+def inputs_of(batch: LabelledGraph) -> tuple[Tensor | bool, ...]:
+    """What a potential is called with: its stress is asked for where there is one to compare with."""
+    tensors = batch.graph.tensors()
+    return tensors if batch.stress is None else (*tensors, True)
 
 
 class EpochSampler(Sampler[int]):
@@ -175,7 +190,7 @@ class StackedFrames:
 def is_one_molecule(dataset: GraphDataset) -> bool:
     """Whether all frames are the same small molecule, its atoms in the same order, and outside a cell.
 
-    A cell through which no atom sees another one is as good as none.
+    A cell through which no atom sees another one is as good as none, unless there is a stress to learn.
     """
     numbers = [item.graph.atomic_numbers for item in dataset.items]
     return (
@@ -183,6 +198,7 @@ def is_one_molecule(dataset: GraphDataset) -> bool:
         and len(numbers[0]) <= MOST_ATOMS_WITH_ALL_PAIRS
         and all(torch.equal(numbers[0], other) for other in numbers)
         and not any(item.graph.cell_shifts.any() for item in dataset.items)
+        and not dataset.has_stress
     )
 
 
@@ -242,7 +258,11 @@ def evaluation_batches(
         yield slice(start, len(dataset)), join(dataset.items[start:])
 
 
-def _labelled(frame: Frame, cutoff: float) -> LabelledGraph:
+def _labelled(frame: Frame, cutoff: float, with_stress: bool) -> LabelledGraph:
+    stress = None
+    if with_stress:
+        unknown = np.full((3, 3), np.nan)
+        stress = torch.as_tensor(unknown if frame.stress is None else frame.stress)[None].double()
     return LabelledGraph(
         graph=build_graph(
             frame.positions, frame.atomic_numbers, cutoff, frame.cell, frame.pbc.tolist()
@@ -250,4 +270,5 @@ def _labelled(frame: Frame, cutoff: float) -> LabelledGraph:
         energy=torch.tensor([frame.energy], dtype=torch.float64),
         forces=torch.as_tensor(frame.forces, dtype=torch.float64),
         num_atoms=torch.tensor([len(frame.atomic_numbers)], dtype=torch.float64),
+        stress=stress,
     )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training.clock import Clock
 from training.config import TrainingConfig
-from training.graphs import LabelledGraph
-from training.losses import energy_loss, forces_loss
+from training.graphs import LabelledGraph, inputs_of
+from training.losses import energy_loss, forces_loss, stress_loss
 from training.metrics import NUM_SUMS, error_sums, summarize
 from training.optimizers import Muon, split_parameters
 from training.schedule import LearningRate
@@ -28,7 +28,7 @@ MONITOR = "valid_loss"
 
 
 class ForceFieldModule(pl.LightningModule):
-    """Trains a potential on energies and forces.
+    """Trains a potential on energies, forces and, where there are any, stresses.
 
     Args:
         potential: The potential; trained in place.
@@ -41,6 +41,7 @@ class ForceFieldModule(pl.LightningModule):
         record: How to record the compiled step with the optimizer's, where all batches are of one
             molecule and stay in the same place of one device, see :mod:`training.recorded`; None: the
             step is compiled for batches of any shape, and Lightning takes the optimizer's.
+        with_stress: Whether the training batches have stresses.
     """
 
     columns: tuple[str, ...] = (
@@ -52,6 +53,7 @@ class ForceFieldModule(pl.LightningModule):
         "valid_energy_mae_meV_per_atom",
         "valid_forces_mae_meV_per_A",
         "valid_forces_rmse_meV_per_A",
+        "valid_stress_mae_meV_per_A3",
     )
     """Losses and errors that log.csv keeps."""
 
@@ -67,6 +69,7 @@ class ForceFieldModule(pl.LightningModule):
         validate_every: int = 1,
         compiled: Literal["no", "try", "must"] = "no",
         record: "Callable[[Action], Action] | None" = None,
+        with_stress: bool = False,
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -76,6 +79,7 @@ class ForceFieldModule(pl.LightningModule):
         self.learning_rate = LearningRate(config, total_steps)
         self.compiled = compiled
         self.record = record
+        self.with_stress = with_stress
         self._step: Callable[[LabelledGraph], tuple[Tensor, Tensor]] | None = None
         self._recorded: RecordedStep | None = None
         self._replaying = False
@@ -91,13 +95,19 @@ class ForceFieldModule(pl.LightningModule):
         loss = config.energy_weight * energy_loss(
             energy_errors / batch.num_atoms, config.loss, config.huber_delta
         ) + config.forces_weight * forces_loss(forces_errors, config.loss, config.huber_delta)
-        sums = error_sums(energy_errors, forces_errors, batch.num_atoms)
+        stress_errors = None
+        if batch.stress is not None:
+            stress_errors = prediction["stress"] - batch.stress
+            loss = loss + config.stress_weight * stress_loss(
+                stress_errors, batch.graph.cell, batch.num_atoms, config.loss, config.huber_delta
+            )
+        sums = error_sums(energy_errors, forces_errors, batch.num_atoms, stress_errors)
         weighted = (loss.detach() * batch.energy.shape[0]).unsqueeze(0)
         return loss, torch.cat([sums, weighted])
 
     def evaluate(self, batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """Run the potential on a batch and compute its :meth:`losses`."""
-        return self.losses(self.potential(*batch.graph.tensors()), batch)
+        return self.losses(self.potential(*inputs_of(batch)), batch)
 
     def training_step(self, batch: LabelledGraph, batch_idx: int) -> Tensor | None:
         """One step's loss, or None after a recorded step, which has updated the weights, too."""
@@ -170,7 +180,7 @@ class ForceFieldModule(pl.LightningModule):
         if self.compiled != "no" and self.record is None:
             from training.compiled import CompiledStep
 
-            self._step = CompiledStep(self.potential, self.losses)
+            self._step = CompiledStep(self.potential, self.losses, with_stress=self.with_stress)
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""

@@ -85,6 +85,9 @@ def headline(summary: Mapping[str, Any]) -> Section:
                 "meV/atom",
             ),
         ]
+        if "stress_mae_meV_per_A3" in errors:
+            value = number(errors["stress_mae_meV_per_A3"])
+            items.append(Card(f"stress MAE, {name}", value, "meV/Å³"))
     inference = summary["inference"]
     items += [
         Card(

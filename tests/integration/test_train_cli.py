@@ -19,6 +19,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
@@ -453,6 +454,41 @@ def test_own_molecules(tmp_path):
     assert exported.species == [18]
     assert exported.dtype == torch.float64
     assert torch.get_default_dtype() == torch.float32
+
+
+def strained_copper(path: Path, count: int) -> Path:
+    """Cells of four atoms with energies, forces and, but for the first, stresses of EMT; one cluster."""
+    random = np.random.default_rng(0)
+    frames = []
+    for k in range(count):
+        atoms = bulk("Cu", cubic=True)
+        strain = 0.03 * random.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain + strain.T), scale_atoms=True)
+        atoms.rattle(0.08, rng=random)
+        atoms.pbc = k != 1
+        atoms.calc = EMT()
+        names = ("energy", "forces", "stress") if k > 1 else ("energy", "forces")
+        results = {name: atoms.calc.get_property(name, atoms) for name in names}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    ase.io.write(path, frames)
+    return path
+
+
+def test_stresses_are_learned_where_there_are_any(tmp_path):
+    path = strained_copper(tmp_path / "copper.extxyz", 60)
+    settings = ["train=40", "valid=10", "test=10", "epochs=30", "batch_size=4", "start=scratch"]
+    settings += ["features=16", "channels=4", "validate_every=10"]
+    errors = {}
+    for weight in (0, 1):
+        extra = [f"stress_weight={weight}", f"name=weight-{weight}"]
+        result = run_quietly(tmp_path, *settings, *extra, target=str(path))
+        errors[weight] = result.summary["test"]["stress_mae_meV_per_A3"]
+        predictions = Predictions.load(result.folder.predictions)
+        assert predictions.errors()["stress_mae_meV_per_A3"] == pytest.approx(errors[weight])
+        assert "stress MAE, test" in result.folder.report.read_text(encoding="utf-8")
+    assert errors[1] < 0.6 * errors[0]
+    assert read_history(result.folder.log)[-1]["valid_stress_mae_meV_per_A3"] < 30.0
 
 
 def test_own_crystals_with_another_model(tmp_path):

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +59,31 @@ def test_unrolled_step_serves_batches_of_any_size(items, name, loss, layers):
     step = CompiledStep(module.potential, module.losses, backend="eager")
     for batch in (join(items[:3]), join(items[3:8]), join(items[8:10])):
         assert_same_step(module, step, batch)
+
+
+def crystals_and_molecules():
+    """Strained cells with a stress, and molecules without."""
+    split = load_split("rmd17:ethanol", train=4, valid=0, test=0)
+    frames = []
+    for k, frame in enumerate(split.train):
+        cell = np.diag([6.5, 6.8, 7.1]) + 0.1 * k
+        stress = np.full((3, 3), 1e-3 * (k + 1))
+        pbc = np.ones(3, dtype=bool)
+        frames += [frame, replace(frame, cell=cell, pbc=pbc, stress=stress)]
+    return GraphDataset(frames, cutoff=4.0)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+def test_unrolled_step_learns_stresses(loss):
+    dataset = crystals_and_molecules()
+    module = make_module("hegnn", loss)
+    step = CompiledStep(module.potential, module.losses, backend="eager", with_stress=True)
+    for items in (dataset.items[:3], dataset.items[1:8]):
+        assert_same_step(module, step, join(items))
+    without = module.config.model_copy(update={"stress_weight": 0.0})
+    loss_with = module.evaluate(join(dataset.items))[0].item()
+    module.config = without
+    assert module.evaluate(join(dataset.items))[0].item() < loss_with
 
 
 def test_the_step_sees_changed_weights(items):

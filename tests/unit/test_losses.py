@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from training.config import TrainingConfig
-from training.losses import energy_loss, forces_loss
-from training.metrics import error_sums, summarize
+from training.losses import energy_loss, forces_loss, stress_loss
+from training.metrics import NUM_SUMS, error_sums, summarize
 from training.schedule import LearningRate
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def test_metrics_of_several_batches_equal_those_of_all_frames():
     atoms = np.array([3, 5, 12])
     energy = np.array([0.3, -0.5, 0.1])
     forces = np.random.default_rng(0).normal(size=(20, 3))
-    total = torch.zeros(9, dtype=torch.float64)
+    total = torch.zeros(NUM_SUMS, dtype=torch.float64)
     ends = np.cumsum(atoms)
     for k in range(3):
         total += error_sums(
@@ -109,3 +109,32 @@ def test_plateau_falls_only_when_the_loss_stalls_and_survives_a_restart():
         again.validated(1.5, epochs=2)
     assert again.at(100) == pytest.approx(config.final_learning_rate)
     assert math.isclose(again.best, 1.0)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber", "l1"])
+def test_stress_loss_is_the_mean_over_structures_that_have_one(loss):
+    cell = torch.diag_embed(
+        torch.tensor([[2.0, 3.0, 4.0], [0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]).double()
+    )
+    num_atoms = torch.tensor([4.0, 3.0, 25.0]).double()
+    errors = 1e-2 * torch.randn(3, 3, 3, dtype=torch.float64, generator=GENERATOR)
+    errors[1] = torch.nan
+    errors.requires_grad_(True)
+    found = stress_loss(errors, cell, num_atoms, loss, 0.05)
+    per_atom = errors.detach()[[0, 2]] * torch.tensor([24.0 / 4, 125.0 / 25]).view(2, 1, 1)
+    expected = per_atom.abs().mean() if loss == "l1" else energy_loss(per_atom, loss, 0.05)
+    assert found.item() == pytest.approx(expected.item())
+    (gradient,) = torch.autograd.grad(found, errors)
+    assert torch.equal(gradient[1], torch.zeros(3, 3, dtype=torch.float64))
+    assert (gradient[[0, 2]] != 0).all()
+
+
+def test_errors_of_stresses_leave_out_what_is_not_known():
+    errors = torch.full((3, 3, 3), 2e-3, dtype=torch.float64)
+    errors[1] = torch.nan
+    atoms = torch.ones(7, dtype=torch.float64)
+    sums = error_sums(ENERGY_ERRORS, FORCES_ERRORS, atoms, errors).tolist()
+    assert summarize(sums)["stress_mae_meV_per_A3"] == pytest.approx(2.0)
+    assert summarize(sums)["stress_rmse_meV_per_A3"] == pytest.approx(2.0)
+    without = summarize(error_sums(ENERGY_ERRORS, FORCES_ERRORS, atoms).tolist())
+    assert not any(key.startswith("stress") for key in without)
