@@ -12,11 +12,14 @@ from calculators.simulation import SimulationResult, make_settings, simulate
 from calculators.simulation.record import density, read_energies
 from calculators.simulation.statistics import block_average, linear_drift
 from calculators.simulation.trajectory import read_dcd
+from forcefield.axes import finish
 from forcefield.neighbors import neighbor_pairs
 from training.datasets import read_frames
 
 RANGE, BINS = 6.0, 120
 """Å of g(r), and its bins; half the box of 64 molecules is 6.2 Å."""
+
+LIGHT = "#c9d3de"
 
 EQUILIBRATION = 0.2
 """Share of a run that the averages leave out."""
@@ -61,7 +64,10 @@ def water_rows(
     cells = np.array([frame.cell for frame in data])
     oxygen = numbers == 8
     edges, reference = radial_distribution(frames[:, oxygen], cells)
-    curves = {}
+    measured = density(
+        float(Atoms(numbers).get_masses().sum()), float(np.abs(np.linalg.det(cells)).mean())
+    )
+    curves, tracks = {}, {}
     for ensemble in arguments.ensembles:
         for seed in arguments.seeds:
             settings = make_settings(
@@ -77,6 +83,9 @@ def water_rows(
             )
             g = oxygen_distances(result, oxygen)
             curves[f"{ensemble}, seed {seed}"] = g
+            if ensemble == "npt":
+                rows = read_energies(result.folder.energies)
+                tracks[f"seed {seed}"] = rows["time_ps"], rows["density_g_per_cm3"]
             yield {
                 "kind": "water",
                 "ensemble": ensemble,
@@ -85,17 +94,14 @@ def water_rows(
                 "stable": result.summary["stability"]["stable"],
                 "verdict": result.summary["stability"]["verdict"],
                 **densities(result),
-                "density_of_data_g_per_cm3": density(
-                    float(Atoms(numbers).get_masses().sum()),
-                    float(np.abs(np.linalg.det(cells)).mean()),
-                ),
+                "density_of_data_g_per_cm3": measured,
                 "g_max": float(g.max()),
                 "g_max_at_A": float(edges[g.argmax()] + 0.5 * (edges[1] - edges[0])),
                 "g_mae_to_data": float(np.abs(g - reference).mean()),
                 **facts(arguments, result),
             }
     if arguments.plot:
-        plot(arguments.plot, edges, reference, curves)
+        plot(arguments.plot, edges, reference, curves, measured, tracks)
 
 
 def densities(result: SimulationResult) -> dict[str, float]:
@@ -122,17 +128,27 @@ def oxygen_distances(result: SimulationResult, oxygen: np.ndarray) -> np.ndarray
 
 
 def plot(
-    path: Path, edges: np.ndarray, reference: np.ndarray, curves: dict[str, np.ndarray]
+    path: Path,
+    edges: np.ndarray,
+    reference: np.ndarray,
+    curves: dict[str, np.ndarray],
+    measured: float,
+    tracks: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """g(r) of the data set and of every run."""
+    """g(r) of the data set and of every run; densities, g/cm³, at constant pressure over the time, ps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.stairs(reference, edges, fill=True, color="#c9d3de", label="data set")
+    figure = Figure(figsize=(6.0 if not tracks else 10.0, 3.6), layout="constrained")
+    distances, *more = np.atleast_1d(figure.subplots(1, 2 if tracks else 1))
+    distances.stairs(reference, edges, fill=True, color=LIGHT, label="data set")
     for name, g in curves.items():
-        axes.stairs(g, edges, linewidth=1.2, label=name)
-    axes.set_xlabel("distance of two oxygen atoms (Å)")
-    axes.set_ylabel("g(r)")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+        distances.stairs(g, edges, linewidth=1.2, label=name)
+    finish(distances, "distance of two oxygen atoms (Å)", "g(r)")
+    distances.legend(frameon=False)
+    for axes in more:
+        axes.axhline(measured, color=LIGHT, linewidth=4, label="data set")
+        for name, (time, values) in tracks.items():
+            axes.plot(time, values, linewidth=0.8, label=name)
+        finish(axes, "time (ps)", "density (g/cm³)")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
