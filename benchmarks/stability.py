@@ -37,6 +37,7 @@ from calculators.simulation.stability import (
     mean_bonds,
 )
 from calculators.simulation.trajectory import read_dcd
+from forcefield.axes import LIGHT
 from training.datasets.md17 import read_npz
 
 
@@ -150,7 +151,7 @@ def plot_distances(
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.stairs(reference, DISTANCE_EDGES, fill=True, color="#c9d3de", label="data set")
+    axes.stairs(reference, DISTANCE_EDGES, fill=True, color=LIGHT, label="data set")
     for seed, average in zip(arguments.seeds, averages, strict=True):
         axes.stairs(average, DISTANCE_EDGES, linewidth=0.8, label=f"seed {seed}")
     filled = np.flatnonzero(reference)

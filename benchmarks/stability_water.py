@@ -12,14 +12,12 @@ from calculators.simulation import SimulationResult, make_settings, simulate
 from calculators.simulation.record import density, read_energies
 from calculators.simulation.statistics import block_average, linear_drift
 from calculators.simulation.trajectory import read_dcd
-from forcefield.axes import finish
+from forcefield.axes import LIGHT, finish
 from forcefield.neighbors import neighbor_pairs
 from training.datasets import read_frames
 
 RANGE, BINS = 6.0, 120
 """Å of g(r), and its bins; half the box of 64 molecules is 6.2 Å."""
-
-LIGHT = "#c9d3de"
 
 EQUILIBRATION = 0.2
 """Share of a run that the averages leave out."""
@@ -83,8 +81,8 @@ def water_rows(
             )
             g = oxygen_distances(result, oxygen)
             curves[f"{ensemble}, seed {seed}"] = g
+            rows = read_energies(result.folder.energies)
             if ensemble == "npt":
-                rows = read_energies(result.folder.energies)
                 tracks[f"seed {seed}"] = rows["time_ps"], rows["density_g_per_cm3"]
             yield {
                 "kind": "water",
@@ -93,7 +91,7 @@ def water_rows(
                 "molecules": int(oxygen.sum()),
                 "stable": result.summary["stability"]["stable"],
                 "verdict": result.summary["stability"]["verdict"],
-                **densities(result),
+                **densities(rows),
                 "density_of_data_g_per_cm3": measured,
                 "g_max": float(g.max()),
                 "g_max_at_A": float(edges[g.argmax()] + 0.5 * (edges[1] - edges[0])),
@@ -104,9 +102,8 @@ def water_rows(
         plot(arguments.plot, edges, reference, curves, measured, tracks)
 
 
-def densities(result: SimulationResult) -> dict[str, float]:
+def densities(rows: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean density with its statistical error, and its drift, after equilibration."""
-    rows = read_energies(result.folder.energies)
     start = int(EQUILIBRATION * len(rows["time_ps"]))
     values = rows["density_g_per_cm3"][start:]
     mean = block_average(values)

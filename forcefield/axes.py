@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREY = "#1f6feb", "#e8590c", "#8a97a6"
+BLUE, ORANGE, GREY, LIGHT = "#1f6feb", "#e8590c", "#8a97a6", "#c9d3de"
 
 
 def finish(axes: "Axes", x: str, y: str) -> None:

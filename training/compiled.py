@@ -81,7 +81,7 @@ class CompiledStep:
         data = as_tensors(batch)
         weights = [p.detach() for p in self.parameters.values()]
         constants = list(self.buffers.values())
-        for tensor, axis in zip(data, FREE_AXES, strict=False):
+        for tensor, axis in zip(data, FREE_AXES[: len(data)], strict=True):
             torch._dynamo.mark_dynamic(tensor, axis)
         for name, tensor in zip(
             [*self.parameters, *self.buffers], [*weights, *constants], strict=True

@@ -62,8 +62,8 @@ class GraphDataset(Dataset[LabelledGraph]):
     """
 
     def __init__(self, frames: Sequence[Frame], cutoff: float) -> None:
-        self.has_stress = any(frame.stress is not None for frame in frames)
-        self.items = [_labelled(frame, cutoff, self.has_stress) for frame in frames]
+        with_stress = any(frame.stress is not None for frame in frames)
+        self.items = [_labelled(frame, cutoff, with_stress) for frame in frames]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -71,13 +71,17 @@ class GraphDataset(Dataset[LabelledGraph]):
     def __getitem__(self, index: int) -> LabelledGraph:
         return self.items[index]
 
+    @property
+    def has_stress(self) -> bool:
+        """Whether the graphs have stresses: all of them do, or none."""
+        return bool(self.items) and self.items[0].stress is not None
+
     def thinned(self, frames: int, atoms: int) -> "GraphDataset":
         """Frames at equal distances: at most ``frames``, with about ``atoms`` in all, at least one."""
         total = sum(len(item.graph.atomic_numbers) for item in self.items)
         step = max(1, -(-len(self) // frames), -(-total // atoms))
         chosen = GraphDataset([], cutoff=0.0)
         chosen.items = self.items[::step]
-        chosen.has_stress = self.has_stress
         return chosen
 
     def average_neighbors(self) -> float:

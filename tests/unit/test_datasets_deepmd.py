@@ -82,6 +82,10 @@ def test_systems_in_a_folder_without_cells_and_in_other_units(
     options = ReadOptions(energy_unit="Hartree", length_unit="Bohr")
     reading = read_frames(tmp_path / "all", options)
     assert len(reading.frames) == 12
+    lone["energy"] = lone["energy"] + 1.0
+    (write(tmp_path / "all" / "other", lone, "1") / "nopbc").touch()
+    with pytest.raises(DataError, match=r"the isolated H atom has .* in an earlier frame"):
+        read_frames(tmp_path / "all", options)
     assert reading.isolated_atoms == {1: pytest.approx(-13.6 * HARTREE)}
     frame = reading.frames[7]
     assert frame.where == f"{tmp_path / 'all' / 'b'}, frame 1"
@@ -118,6 +122,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, arrays: dict[str, np.ndarray]) -
     )
     assert "Xx in type_map.raw is no element" in message(
         lambda s: (s / "type_map.raw").write_text("O Xx")
+    )
+    assert "X in type_map.raw is no element" in message(
+        lambda s: (s / "type_map.raw").write_text("O X")
     )
     assert "type_map.raw the elements" in message(lambda s: (s / "type_map.raw").unlink())
     assert "mixed type" in message(

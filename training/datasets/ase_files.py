@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from forcefield.errors import DataError
-from training.datasets.frames import FloatArray, Frame, Reading
+from training.datasets.frames import FloatArray, Frame, Reading, add_isolated
 from training.datasets.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
             if energy is None:
                 missing["energy"].append(index)
             else:
-                _add_isolated(isolated, path, index, atoms, energy * energy_scale)
+                where = f"{path}, frame {index}"
+                add_isolated(isolated, int(atoms.numbers[0]), energy * energy_scale, where)
             continue
         if energy is None:
             missing["energy"].append(index)
@@ -164,18 +165,6 @@ def _is_isolated_atom(atoms: "Atoms") -> bool:
         return False
     mark = str(atoms.info.get("config_type", "")).lower().replace("_", "").replace("-", "")
     return mark == "isolatedatom" or not atoms.pbc.any()
-
-
-def _add_isolated(
-    isolated: dict[int, float], path: Path, index: int, atoms: "Atoms", energy: float
-) -> None:
-    number, symbol = int(atoms.numbers[0]), atoms.get_chemical_symbols()[0]
-    known = isolated.setdefault(number, energy)
-    if abs(known - energy) > 1e-6:
-        raise DataError(
-            f"{path}, frame {index}: the isolated {symbol} atom has {energy:.6f} eV here and "
-            f"{known:.6f} eV in an earlier frame; keep one of them"
-        )
 
 
 def _missing_message(

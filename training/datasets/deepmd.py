@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers as numbers_of_symbols
 
-from forcefield.errors import ConfigError, DataError
-from training.datasets.frames import FloatArray, Frame, IntArray, Reading
+from forcefield.errors import DataError
+from training.datasets.frames import FloatArray, Frame, IntArray, Reading, add_isolated
 from training.datasets.options import ReadOptions
 
 TYPES = "type.raw"
@@ -34,11 +34,9 @@ def read_deepmd(path: Path, options: ReadOptions | None = None) -> Reading:
     Raises:
         DataError: No such folder, an array is missing, unreadable or of the wrong shape, a type without
             an element, or two energies of an isolated atom.
-        ConfigError: An unknown unit, or a key, which only files have that ASE reads.
+        ConfigError: An unknown unit.
     """
     options = options or ReadOptions()
-    if options.energy_key or options.forces_key:
-        raise ConfigError(f"{path}: energy_key and forces_key apply to files that ASE reads")
     scales = options.scales("eV", "Angstrom")
     found = systems(path)
     if not found:
@@ -50,14 +48,10 @@ def read_deepmd(path: Path, options: ReadOptions | None = None) -> Reading:
     isolated: dict[int, float] = {}
     for system in found:
         for frame in _frames(system, *scales):
-            number = int(frame.atomic_numbers[0])
             if len(frame.atomic_numbers) > 1 or frame.pbc.any():
                 frames.append(frame)
-            elif abs(isolated.setdefault(number, frame.energy) - frame.energy) > 1e-6:
-                raise DataError(
-                    f"{frame.where}: this isolated atom has {frame.energy:.6f} eV here and "
-                    f"{isolated[number]:.6f} eV before; keep one of them"
-                )
+            else:
+                add_isolated(isolated, int(frame.atomic_numbers[0]), frame.energy, frame.where)
     return Reading(frames, isolated, *scales)
 
 
@@ -124,7 +118,7 @@ def _atomic_numbers(system: Path) -> IntArray:
             f"{system}: {TYPES} has types that type_map.raw ({' '.join(names)}) does not"
         )
     used = [names[k] for k in types]
-    unknown = sorted({name for name in used if name not in numbers_of_symbols})
+    unknown = sorted({name for name in used if not numbers_of_symbols.get(name)})
     if unknown:
         raise DataError(
             f"{system}: {', '.join(unknown)} in type_map.raw is no element; write the elements' symbols"

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
+
+from forcefield.errors import DataError
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -68,6 +71,26 @@ class Reading:
     energy_unit: float
     length_unit: float
     forces_unit: float
+
+
+def add_isolated(isolated: dict[int, float], number: int, energy: float, where: str) -> None:
+    """Keep the energy of an isolated atom.
+
+    Args:
+        isolated: Those known so far, eV by atomic number; changed in place.
+        number: Of the atom.
+        energy: eV.
+        where: Its frame, in words.
+
+    Raises:
+        DataError: The element has another energy already.
+    """
+    known = isolated.setdefault(number, energy)
+    if abs(known - energy) > 1e-6:
+        raise DataError(
+            f"{where}: the isolated {chemical_symbols[number]} atom has {energy:.6f} eV here and "
+            f"{known:.6f} eV in an earlier frame; keep one of them"
+        )
 
 
 @dataclass(frozen=True)

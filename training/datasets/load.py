@@ -120,15 +120,13 @@ def read_frames(path: str | Path, options: ReadOptions | None = None) -> Reading
         ConfigError: An unknown unit, or a key that does not apply.
     """
     path, options = Path(path).expanduser(), options or ReadOptions()
-    if path.is_dir():
-        return read_deepmd(path, options)
-    if path.suffix.lower() != ".npz":
+    if not path.is_dir() and path.suffix.lower() != ".npz":
         return read_ase(path, options)
     if options.energy_key or options.forces_key:
         raise ConfigError(
-            f"{path}: energy_key and forces_key apply to files that ASE reads, not to npz"
+            f"{path}: energy_key and forces_key apply to files that ASE reads, not to npz or folders"
         )
-    return read_npz(path, options)
+    return read_deepmd(path, options) if path.is_dir() else read_npz(path, options)
 
 
 def _read_checked(
