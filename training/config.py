@@ -219,9 +219,9 @@ class HardwareConfig(Section):
     compile: bool | None = Field(
         default=None,
         description="compile the training step into one function, three to four times as fast on a "
-        "CPU; takes a C++ compiler and one to two minutes, once for each architecture. On a GPU, with "
-        "frames of one molecule of up to 64 atoms, the optimizer's part is in it and the whole is "
-        "recorded as a CUDA graph. Empty: where that pays",
+        "CPU; takes a C++ compiler and one to two minutes, once for each architecture. On a GPU "
+        "the optimizer's part is in it, batches are filled up to one size, and the whole is recorded as a "
+        "CUDA graph. Empty: where that pays",
     )
 
 

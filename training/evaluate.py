@@ -137,16 +137,14 @@ def predict(potential: Potential, dataset: GraphDataset, device: torch.device | 
         forces.append(prediction["forces"].cpu())
         if batch.stress is not None:
             stresses.append(prediction["stress"].cpu())
-    items = dataset.items
-    labels = [item.stress for item in items if item.stress is not None]
     return Predictions(
-        atomic_numbers=torch.cat([item.graph.atomic_numbers for item in items]).numpy(),
-        num_atoms=np.array([len(item.graph.atomic_numbers) for item in items]),
-        energy=torch.cat([item.energy for item in items]).numpy(),
+        atomic_numbers=dataset.atomic_numbers.numpy(),
+        num_atoms=dataset.num_atoms.numpy(),
+        energy=dataset.energy.numpy(),
         predicted_energy=torch.cat(energies).double().numpy(),
-        forces=torch.cat([item.forces for item in items]).numpy(),
+        forces=dataset.forces.numpy(),
         predicted_forces=torch.cat(forces).double().numpy(),
-        stress=torch.cat(labels).numpy() if labels else None,
+        stress=None if dataset.stress is None else dataset.stress.numpy(),
         predicted_stress=torch.cat(stresses).double().numpy() if stresses else None,
     )
 

@@ -25,20 +25,12 @@ from training.averaging import RunningAverage
 from training.checkpoints import potential_weights, read_checkpoint
 from training.clock import Clock
 from training.config import HardwareConfig, TrainConfig, TrainingConfig
-from training.graphs import (
-    ATOMS_PER_EVALUATION,
-    EpochSampler,
-    GraphDataset,
-    LabelledGraph,
-    StackedFrames,
-    StackedLoader,
-    evaluation_batches,
-    is_one_molecule,
-    training_loader,
-)
+from training.graphs import GraphDataset, LabelledGraph, evaluation_batches
 from training.history import History
 from training.interrupt import Interrupted, StopRequest
+from training.loaders import EpochSampler, training_loader
 from training.module import MONITOR, ForceFieldModule
+from training.packed import PackedFrames, PackedLoader
 from training.run_folder import RunFolder
 
 STEPS_BETWEEN_VALIDATIONS = {"cpu": 100, "cuda": 1000}
@@ -110,12 +102,12 @@ def fit(
     steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
     every = validation_interval(settings, steps_per_epoch, accelerator)
     steps = settings.epochs * steps_per_epoch
-    stacked = accelerator == "cuda" and is_one_molecule(train)
-    compiled = _whether_to_compile(config, accelerator, train, stacked)
+    compiled = _whether_to_compile(config, accelerator, train)
     if compiled != "no" and display is not None:
         print(COMPILING, flush=True)
     clock = Clock(settings.minutes, every)
-    recorder = record if stacked and hardware.devices == 1 and compiled != "no" else None
+    recorded = accelerator == "cuda" and hardware.devices == 1 and compiled != "no"
+    recorder = record if recorded else None
     module = task(potential, settings, steps, clock, every, compiled, recorder, train.has_stress)
     epochs = settings.epochs if settings.minutes is None else None
     history = History(folder.log, epochs, clock, display)
@@ -139,10 +131,10 @@ def fit(
         enable_model_summary=False,
     )
     sampler = EpochSampler(len(train), config.seed, trainer.global_rank, trainer.world_size)
-    loader: DataLoader[LabelledGraph] | StackedLoader
-    if stacked:
-        frames = StackedFrames(train, trainer.strategy.root_device)
-        loader = StackedLoader(frames, settings.batch_size, sampler)
+    loader: DataLoader[LabelledGraph] | PackedLoader
+    if recorded:
+        frames = PackedFrames(train, settings.batch_size, trainer.strategy.root_device)
+        loader = PackedLoader(frames, sampler)
     else:
         loader = training_loader(train, settings.batch_size, sampler)
     interrupted = False
@@ -211,15 +203,14 @@ def validation_interval(settings: TrainingConfig, steps_per_epoch: int, accelera
 
 
 def _whether_to_compile(
-    config: TrainConfig, accelerator: str, train: GraphDataset, stacked: bool
+    config: TrainConfig, accelerator: str, train: GraphDataset
 ) -> Literal["no", "try", "must"]:
     hardware = config.hardware
     if hardware.compile is not None:
         return "must" if hardware.compile else "no"
-    on_a_cpu = accelerator == "cpu"
-    if hardware.devices > 1 or not (on_a_cpu or stacked):
+    if hardware.devices > 1:
         return "no"
-    return "try" if worth_compiling(train, config.training, on_a_cpu) else "no"
+    return "try" if worth_compiling(train, config.training, accelerator == "cpu") else "no"
 
 
 def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: bool = True) -> bool:
@@ -229,8 +220,7 @@ def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: boo
     """
     steps = math.ceil(len(train) / settings.batch_size)
     if on_a_cpu:
-        pairs = sum(item.graph.edge_index.shape[1] for item in train.items)
-        saved = SECONDS_SAVED[0] * steps + SECONDS_SAVED[1] * pairs
+        saved = SECONDS_SAVED[0] * steps + SECONDS_SAVED[1] * train.edge_index.shape[1]
         compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
     else:
         saved = SECONDS_SAVED_ON_A_GPU * steps
@@ -248,12 +238,7 @@ def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: boo
 def _validation_loader(valid: GraphDataset, trainer: pl.Trainer) -> "DataLoader[LabelledGraph]":
     """Ready batches on the device; every process of a parallel run evaluates all of them."""
     device = trainer.strategy.root_device
-    if device.type == "cuda" and is_one_molecule(valid):
-        frames = StackedFrames(valid, device)
-        size = max(1, ATOMS_PER_EVALUATION // frames.num_atoms)
-        batches = list(frames.batches(range(len(valid)), size))
-    else:
-        batches = [batch.to(device) for _, batch in evaluation_batches(valid)]
+    batches = [batch.to(device) for _, batch in evaluation_batches(valid)]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 

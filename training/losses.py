@@ -28,21 +28,24 @@ def energy_loss(errors: Tensor, loss: LossName, huber_delta: float) -> Tensor:
     return _smooth(errors, loss, huber_delta)
 
 
-def forces_loss(errors: Tensor, loss: LossName, huber_delta: float) -> Tensor:
+def forces_loss(errors: Tensor, num_atoms: Tensor, loss: LossName, huber_delta: float) -> Tensor:
     """Mean loss of forces.
 
     ``l1`` is the mean length of the error vectors: unlike the absolute components, it does not depend
     on the orientation of the structure.
 
     Args:
-        errors: Predicted minus labelled forces, (n, 3), eV/Å.
+        errors: Predicted minus labelled forces, (n, 3), eV/Å; zero for atoms that fill up a batch.
+        num_atoms: Number of the other atoms, ().
         loss: mse, huber or l1.
         huber_delta: Where huber turns linear, eV/Å.
     """
     if loss == "l1":
         # The length has no derivative at zero, where the gradient would become NaN.
-        return torch.sqrt(errors.square().sum(dim=1) + 1e-12).mean()
-    return _smooth(errors, loss, huber_delta)
+        mean = torch.sqrt(errors.square().sum(dim=1) + 1e-12).mean()
+    else:
+        mean = _smooth(errors, loss, huber_delta)
+    return mean * (errors.shape[0] / num_atoms)
 
 
 def stress_loss(

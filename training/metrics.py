@@ -23,7 +23,7 @@ def error_sums(
 
     Args:
         energy_errors: Predicted minus labelled total energies, (b,), eV.
-        forces_errors: (n, 3), eV/Å.
+        forces_errors: (n, 3), eV/Å; zero for atoms that belong to no structure of these.
         num_atoms: Atoms of each structure, (b,).
         stress_errors: (b, 3, 3), eV/Å³, NaN for structures without a label; None if none has one.
 
@@ -41,7 +41,7 @@ def error_sums(
             energy.square().sum(),
             per_atom.abs().sum(),
             per_atom.square().sum(),
-            structures * 0 + forces.numel(),
+            3.0 * num_atoms.sum(),
             forces.abs().sum(),
             forces.square().sum(),
             energy.sum(),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training.clock import Clock
 from training.config import TrainingConfig
-from training.graphs import LabelledGraph, inputs_of
+from training.graphs import LabelledGraph, inputs_of, labelled
 from training.losses import energy_loss, forces_loss, stress_loss
 from training.metrics import NUM_SUMS, error_sums, summarize
 from training.optimizers import Muon, split_parameters
@@ -38,9 +38,9 @@ class ForceFieldModule(pl.LightningModule):
         validate_every: Epochs between validations.
         compiled: Whether to run the step as one compiled function, see :mod:`training.compiled`: ``no``;
             ``try``, and go on without if it cannot be compiled; ``must``, and fail then.
-        record: How to record the compiled step with the optimizer's, where all batches are of one
-            molecule and stay in the same place of one device, see :mod:`training.recorded`; None: the
-            step is compiled for batches of any shape, and Lightning takes the optimizer's.
+        record: How to record the compiled step with the optimizer's, where all batches have one shape
+            and are on one device, see :mod:`training.recorded`; None: the step is compiled for batches
+            of any shape, and Lightning takes the optimizer's.
         with_stress: Whether the training batches have stresses.
     """
 
@@ -89,17 +89,23 @@ class ForceFieldModule(pl.LightningModule):
 
     def losses(self, prediction: dict[str, Tensor], batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """Loss of a batch and its :func:`error_sums`, with the weighted loss appended."""
-        energy_errors = prediction["energy"] - batch.energy
+        energy_errors = labelled(prediction["energy"], batch) - batch.energy
         forces_errors = prediction["forces"] - batch.forces
         config = self.config
         loss = config.energy_weight * energy_loss(
             energy_errors / batch.num_atoms, config.loss, config.huber_delta
-        ) + config.forces_weight * forces_loss(forces_errors, config.loss, config.huber_delta)
+        ) + config.forces_weight * forces_loss(
+            forces_errors, batch.num_atoms.sum(), config.loss, config.huber_delta
+        )
         stress_errors = None
         if batch.stress is not None:
-            stress_errors = prediction["stress"] - batch.stress
+            stress_errors = labelled(prediction["stress"], batch) - batch.stress
             loss = loss + config.stress_weight * stress_loss(
-                stress_errors, batch.graph.cell, batch.num_atoms, config.loss, config.huber_delta
+                stress_errors,
+                labelled(batch.graph.cell, batch),
+                batch.num_atoms,
+                config.loss,
+                config.huber_delta,
             )
         sums = error_sums(energy_errors, forces_errors, batch.num_atoms, stress_errors)
         weighted = (loss.detach() * batch.energy.shape[0]).unsqueeze(0)
@@ -193,8 +199,7 @@ class ForceFieldModule(pl.LightningModule):
             group["lr"] = rate
         if self.record is not None and self._recorded is None:
             self._record(batch)
-        # The rest of an epoch is a smaller batch, and not worth a recording of its own.
-        self._replaying = self._recorded is not None and self._recorded.fits(batch)
+        self._replaying = self._recorded is not None
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""

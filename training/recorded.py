@@ -1,27 +1,27 @@
 """A whole optimizer step as one recording: loss, sums, gradients, clipping and the update of the weights.
 
-With small molecules a GPU computes faster than Python can tell it what to. Where all batches have the
-same shape, the step is told once: it is traced and compiled for that shape (:mod:`training.compiled`),
-and all that it and the optimizer start on the device is recorded (:mod:`forcefield.recording`). From then
-on a step is three things to tell: the batch, the learning rate, and to replay.
+With small molecules a GPU computes faster than Python can tell it what to. Batches have one shape
+(:mod:`training.packed`), so that the step is told once: it is traced and compiled for that shape
+(:mod:`training.compiled`), and all that it and the optimizer start on the device is recorded
+(:mod:`forcefield.recording`). From then on a step is three things to tell: the batch, the learning rate,
+and to replay.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from forcefield.unrolled import trace
-from training.compiled import CompilationError, Losses, as_tensors, flat_step
+from training.compiled import CompilationError, Losses, as_batch, as_tensors, flat_step
 from training.graphs import LabelledGraph
 
 Action = Callable[[], None]
 
 
 class RecordedStep:
-    """Steps on batches of one molecule and of one size.
+    """Steps on batches of one shape.
 
     Args:
         potential: A potential, or another network on the same graphs, on the device; its parameters and
@@ -30,7 +30,7 @@ class RecordedStep:
         optimizer: Of the potential's parameters, one learning rate for all; capturable: it reads nothing
             from the device, and takes the learning rate as a tensor.
         clip: Largest norm of the gradient; 0: no limit.
-        batch: The first batch: all others have its size, atomic numbers and pairs.
+        batch: The first batch: all others have its numbers of structures, atoms and pairs.
         sums: Receives the sums that ``losses`` returns, added up.
         record: Such as :func:`forcefield.recording.record`: turns an action into one that does the same
             faster; may run it before, as weights, state of the optimizer and sums are put back.
@@ -53,12 +53,7 @@ class RecordedStep:
         self.clip = clip
         self.sums = sums
         self.parameters = list(potential.parameters())
-        self._batch = LabelledGraph(
-            replace(batch.graph, positions=batch.graph.positions.clone()),
-            batch.energy.clone(),
-            batch.forces.clone(),
-            batch.num_atoms,
-        )
+        self._batch = as_batch([tensor.clone() for tensor in as_tensors(batch)])
         self._rate = torch.zeros((), dtype=torch.float32, device=sums.device)
         self._weights = [p.detach() for p in self.parameters]
         self._buffers = list(potential.buffers())
@@ -75,17 +70,13 @@ class RecordedStep:
         finally:
             optimizer.zero_grad()
 
-    def fits(self, batch: LabelledGraph) -> bool:
-        """Whether a batch has the size of the recorded one."""
-        return len(batch.energy) == len(self._batch.energy)
-
     def __call__(self, batch: LabelledGraph) -> None:
         """Take a step with the optimizer's current learning rate.
 
         Args:
-            batch: One that :meth:`fits`.
+            batch: Of the shape of the first one.
         """
-        torch._foreach_copy_(_varying(self._batch), _varying(batch))
+        torch._foreach_copy_(as_tensors(self._batch), as_tensors(batch))
         self._rate.fill_(self.optimizer.param_groups[0]["lr"])
         self._replay()
 
@@ -157,8 +148,3 @@ def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
     return list(torch._foreach_mul(gradients, factor))
-
-
-def _varying(batch: LabelledGraph) -> list[Tensor]:
-    """What differs between two batches of one molecule."""
-    return [batch.graph.positions, batch.energy, batch.forces]

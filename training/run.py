@@ -87,7 +87,7 @@ def train(
             asked for where there is none.
         DataError: See :func:`training.datasets.load_split`.
     """
-    accelerator = _accelerator(config.hardware)
+    accelerator = choose_accelerator(config.hardware)
     # Lightning starts the other processes of a parallel run itself, after rank 0 has made the folder.
     is_main = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not is_main:
@@ -197,7 +197,7 @@ def _finish(
     return summary
 
 
-def _accelerator(hardware: HardwareConfig) -> str:
+def choose_accelerator(hardware: HardwareConfig) -> str:
     """Lightning's name of the hardware to run on."""
     available = torch.cuda.is_available()
     if hardware.accelerator == "gpu" and not available:

@@ -112,7 +112,8 @@ class DenoisingModule(ForceFieldModule):
     def losses(self, prediction: dict[str, Tensor], batch: LabelledGraph) -> tuple[Tensor, Tensor]:
         """Loss of a batch; structures, squares of what is left and of what there was; weighted loss."""
         errors = prediction["noise"] - batch.forces
-        loss = forces_loss(errors, self.config.loss, self.config.huber_delta)
+        atoms = batch.num_atoms.sum()
+        loss = forces_loss(errors, atoms, self.config.loss, self.config.huber_delta)
         structures = torch.ones_like(batch.energy).sum()
         sums = [
             structures,

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from forcefield.errors import ConfigError, DataError
+from forcefield import build_potential
+from forcefield.errors import ConfigError, DataError, InvalidStructureError
+from forcefield.graph import edge_vectors
+from forcefield.neighbors import neighbor_pairs
+from training.clock import Clock
+from training.compiled import as_tensors
+from training.config import TrainingConfig
 from training.datasets import Frame
-from training.graphs import (
-    EpochSampler,
-    GraphDataset,
-    StackedFrames,
-    StackedLoader,
-    evaluation_batches,
-    is_one_molecule,
-    join,
-    training_loader,
-)
+from training.graphs import GraphDataset, evaluation_batches, join
+from training.loaders import EpochSampler, training_loader
+from training.module import ForceFieldModule
+from training.packed import PackedFrames, PackedLoader, even_out, room_for
 from training.statistics import collect_statistics
 
 
@@ -81,37 +81,89 @@ def test_loader_visits_every_frame_once():
     assert torch.equal(positions.sort(0).values, expected.sort(0).values)
 
 
-def test_stacked_batches_are_the_joined_ones_with_all_pairs():
-    dataset = GraphDataset(make_frames(22)[1::2], 3.0)
-    stacked = StackedLoader(StackedFrames(dataset, "cpu"), 4, EpochSampler(11, 5))
-    ordinary = training_loader(dataset, 4, EpochSampler(11, 5))
-    stacked.sampler.set_epoch(3)
-    ordinary.sampler.set_epoch(3)
-    assert len(stacked) == len(ordinary) == 3
-    for batch, expected in zip(stacked, ordinary, strict=True):
-        assert torch.equal(batch.energy, expected.energy)
-        assert torch.equal(batch.forces, expected.forces)
-        assert torch.equal(batch.num_atoms, expected.num_atoms)
-        for name in ("positions", "atomic_numbers", "cell", "batch"):
-            assert torch.equal(getattr(batch.graph, name), getattr(expected.graph, name)), name
-        pairs = {tuple(pair) for pair in batch.graph.edge_index.T.tolist()}
-        assert len(pairs) == batch.graph.edge_index.shape[1] == 3 * len(batch.energy)
-        assert pairs >= {tuple(pair) for pair in expected.graph.edge_index.T.tolist()}
-        assert not batch.graph.cell_shifts.any()
+def periodic_frames(count: int) -> list[Frame]:
+    """Frames of several sizes, some in a cell, some with a stress."""
+    random = np.random.default_rng(1)
+    frames = make_frames(count)
+    for k in range(0, count, 3):
+        cell = np.eye(3) * 4.0 + random.normal(size=(3, 3)) * 0.1
+        stress = np.eye(3) * k if k % 2 else None
+        frames[k] = replace(frames[k], cell=cell, pbc=np.array([True] * 3), stress=stress)
+    return frames
 
 
-def test_one_molecule_is_one_outside_a_cell_with_its_atoms_in_order():
-    water = make_frames(6)[1::2]
-    assert is_one_molecule(GraphDataset(water, 5.0))
-    assert not is_one_molecule(GraphDataset(make_frames(6), 5.0))
-    assert not is_one_molecule(GraphDataset([], 5.0))
-    turned = replace(water[1], atomic_numbers=np.array([1, 8, 1]))
-    assert not is_one_molecule(GraphDataset([water[0], turned], 5.0))
-    periodic = replace(water[0], cell=np.eye(3) * 4.0, pbc=np.array([True] * 3))
-    assert not is_one_molecule(GraphDataset([water[0], periodic], 5.0))
-    positions = np.arange(195.0).reshape(65, 3)
-    large = Frame(np.ones(65, dtype=int), positions, -1.0, np.ones((65, 3)))
-    assert not is_one_molecule(GraphDataset([large], 5.0))
+def test_every_frame_has_the_pairs_of_a_search_of_its_own():
+    frames = periodic_frames(9)
+    dataset = GraphDataset(frames, 3.0)
+    for item, frame in zip(dataset.items, frames, strict=True):
+        cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
+        pairs, shifts = neighbor_pairs(frame.positions, cell, frame.pbc, 3.0)
+        np.testing.assert_array_equal(item.graph.edge_index, pairs)
+        np.testing.assert_array_equal(item.graph.cell_shifts, shifts)
+
+
+def test_a_frame_that_is_not_finite_is_named_when_graphs_are_made():
+    frames = make_frames(3)
+    frames[1].positions[2, 0] = np.nan
+    with pytest.raises(InvalidStructureError, match="atom 2 is not finite"):
+        GraphDataset(frames, 3.0)
+
+
+def test_packed_batches_give_the_losses_of_ordinary_ones():
+    dataset = GraphDataset(periodic_frames(18), 3.0)
+    packed = PackedLoader(PackedFrames(dataset, 6, "cpu"), EpochSampler(18, 5))
+    ordinary = training_loader(dataset, 6, EpochSampler(18, 5))
+    assert len(packed) == len(ordinary) == 3
+    torch.manual_seed(0)
+    architecture = {"name": "hegnn", "cutoff": 3.0, "layers": 2, "features": 8, "channels": 4}
+    potential = build_potential(architecture, [1, 8], dtype=torch.float64)
+    module = ForceFieldModule(potential, TrainingConfig(), 10, Clock(None, 1))
+    totals, shapes = [], set()
+    for loader in (packed, ordinary):
+        loader.sampler.set_epoch(3)
+        for batch in loader:
+            loss, sums = module.evaluate(batch)
+            totals.append(torch.cat([loss.detach().view(1), sums]))
+            if loader is packed:
+                shapes.add(tuple(tensor.shape for tensor in as_tensors(batch)))
+    assert len(shapes) == 1
+    for found, expected in zip(totals[:3], totals[3:], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_packed_batches_fill_up_with_pairs_beyond_the_cutoff():
+    dataset = GraphDataset(make_frames(7), 3.0)
+    frames = PackedFrames(dataset, 4, "cpu")
+    batches = list(frames.batches(range(7)))
+    assert [batch.energy.tolist() for batch in batches] == [
+        dataset.energy[:4].tolist(),
+        [*dataset.energy[4:].tolist(), float(dataset.energy[0])],
+    ]
+    for batch in batches:
+        graph = batch.graph
+        vectors = edge_vectors(*graph.tensors()[:1], *graph.tensors()[2:])
+        structure = graph.batch[graph.edge_index]
+        assert torch.equal(structure[0], structure[1])
+        filling = structure[0] == 4
+        assert filling.any()
+        assert (vectors[filling].norm(dim=1) > 3.0).all()
+        assert (vectors[~filling].norm(dim=1) < 3.0).all()
+        assert not batch.forces[graph.batch == 4].any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 60])
+def test_frames_of_batches_that_are_too_large_change_places(batch_size):
+    random = np.random.default_rng(batch_size)
+    for _ in range(20):
+        sizes = random.integers(1, random.integers(2, 200), size=(60, 2))
+        sizes[:, 1] *= sizes[:, 0]
+        order = random.permutation(60)
+        batches = np.resize(order, (-(-60 // batch_size), batch_size))
+        before = np.bincount(batches.ravel())
+        room = room_for(sizes, batch_size)
+        even_out(batches, sizes, room)
+        assert (sizes[batches].sum(axis=1) <= room).all()
+        np.testing.assert_array_equal(np.bincount(batches.ravel()), before)
 
 
 @pytest.mark.parametrize("max_atoms", [1, 9, 10, 1000])

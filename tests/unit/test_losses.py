@@ -15,15 +15,23 @@ from training.schedule import LearningRate
 GENERATOR = torch.Generator().manual_seed(0)
 ENERGY_ERRORS = torch.randn(7, dtype=torch.float64, generator=GENERATOR)
 FORCES_ERRORS = torch.randn(20, 3, dtype=torch.float64, generator=GENERATOR)
+ATOMS = torch.tensor(20.0)
 
 
 def test_mse_and_l1_are_the_textbook_means():
     energy, forces = ENERGY_ERRORS.numpy(), FORCES_ERRORS.numpy()
     assert energy_loss(ENERGY_ERRORS, "mse", 1.0).item() == pytest.approx(np.mean(energy**2))
-    assert forces_loss(FORCES_ERRORS, "mse", 1.0).item() == pytest.approx(np.mean(forces**2))
+    assert forces_loss(FORCES_ERRORS, ATOMS, "mse", 1.0).item() == pytest.approx(np.mean(forces**2))
     assert energy_loss(ENERGY_ERRORS, "l1", 1.0).item() == pytest.approx(np.mean(np.abs(energy)))
     lengths = np.linalg.norm(forces, axis=1)
-    assert forces_loss(FORCES_ERRORS, "l1", 1.0).item() == pytest.approx(np.mean(lengths))
+    assert forces_loss(FORCES_ERRORS, ATOMS, "l1", 1.0).item() == pytest.approx(np.mean(lengths))
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber", "l1"])
+def test_atoms_that_fill_up_a_batch_do_not_count(loss):
+    filled = torch.cat([FORCES_ERRORS, torch.zeros(9, 3, dtype=torch.float64)])
+    expected = forces_loss(FORCES_ERRORS, ATOMS, loss, 0.1).item()
+    assert forces_loss(filled, ATOMS, loss, 0.1).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_huber_is_quadratic_below_delta_and_linear_above():
@@ -35,14 +43,14 @@ def test_huber_is_quadratic_below_delta_and_linear_above():
 @pytest.mark.parametrize("loss", ["mse", "l1"])
 def test_forces_loss_does_not_depend_on_orientation(loss):
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=GENERATOR))[0]
-    before = forces_loss(FORCES_ERRORS, loss, 1.0).item()
-    assert forces_loss(FORCES_ERRORS @ rotation, loss, 1.0).item() == pytest.approx(before)
+    before = forces_loss(FORCES_ERRORS, ATOMS, loss, 1.0).item()
+    assert forces_loss(FORCES_ERRORS @ rotation, ATOMS, loss, 1.0).item() == pytest.approx(before)
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber", "l1"])
 def test_gradients_are_finite_where_the_errors_vanish(loss):
     errors = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
-    forces_loss(errors, loss, 0.1).backward()
+    forces_loss(errors, torch.tensor(4.0), loss, 0.1).backward()
     assert torch.isfinite(errors.grad).all()
 
 

@@ -4,7 +4,7 @@ Without a GPU what would be recorded is run again instead, and not compiled.
 """
 
 import copy
-import math
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,26 +19,34 @@ from training.averaging import RunningAverage
 from training.clock import Clock
 from training.compiled import CompilationError
 from training.config import TrainingConfig
-from training.datasets import load_split
+from training.datasets import Frame, load_split
 from training.fit import quiet_lightning, worth_compiling
-from training.graphs import (
-    EpochSampler,
-    GraphDataset,
-    StackedFrames,
-    StackedLoader,
-    training_loader,
-)
+from training.graphs import GraphDataset
 from training.history import read_history
+from training.loaders import EpochSampler, training_loader
 from training.module import ForceFieldModule
+from training.packed import PackedFrames, PackedLoader
 from training.recorded import RecordedStep, clipped
 
-FRAMES, BATCH = 14, 4
+FRAMES, BATCH = 12, 4
 
 
 @pytest.fixture(scope="module")
 def frames():
-    split = load_split("rmd17:ethanol", train=FRAMES, valid=0, test=0)
-    return GraphDataset(split.train, cutoff=4.0)
+    """Molecules of two sizes: every other one has lost an atom."""
+    whole = load_split("rmd17:ethanol", train=FRAMES, valid=0, test=0).train
+    mixed = [without_last_atom(frame) if k % 2 else frame for k, frame in enumerate(whole)]
+    return GraphDataset(mixed, cutoff=4.0)
+
+
+def without_last_atom(frame: Frame) -> Frame:
+    return replace(
+        frame,
+        atomic_numbers=frame.atomic_numbers[:-1],
+        positions=frame.positions[:-1],
+        forces=frame.forces[:-1],
+        energy=frame.energy + 15.0,
+    )
 
 
 @pytest.fixture
@@ -61,10 +69,10 @@ def make_module(
     return ForceFieldModule(potential, config, 40, Clock(None, 1), 1, compiled, record)
 
 
-def run(module, dataset, stacked: bool, folder, epochs: int, resume=None) -> pl.Trainer:
+def run(module, dataset, packed: bool, folder, epochs: int, resume=None) -> pl.Trainer:
     sampler = EpochSampler(len(dataset), seed=0)
-    if stacked:
-        loader = StackedLoader(StackedFrames(dataset, "cpu"), BATCH, sampler)
+    if packed:
+        loader = PackedLoader(PackedFrames(dataset, BATCH, "cpu"), sampler)
     else:
         loader = training_loader(dataset, BATCH, sampler)
     trainer = pl.Trainer(
@@ -96,11 +104,10 @@ def assert_trains_as_the_ordinary_path(dataset, optimizer, folder) -> None:
     recorded = make_module(optimizer, "must", again)
     before = copy.deepcopy(recorded.potential)
     steps = [
-        run(module, dataset, stacked, folder, epochs=3).global_step
-        for module, stacked in ((ordinary, False), (recorded, True))
+        run(module, dataset, packed, folder, epochs=3).global_step
+        for module, packed in ((ordinary, False), (recorded, True))
     ]
-    # The last batch of an epoch is smaller, and takes the ordinary path.
-    assert steps == [3 * math.ceil(FRAMES / BATCH)] * 2
+    assert steps == [3 * FRAMES // BATCH] * 2
     assert_same_weights(recorded.potential, ordinary.potential, 1e-5)
     torch.testing.assert_close(recorded.train_sums, ordinary.train_sums, rtol=1e-4, atol=1e-4)
     weights = zip(recorded.potential.parameters(), before.parameters(), strict=True)
@@ -138,7 +145,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(frames, uncompiled, optimizer, t
     run(cut, frames, True, tmp_path / "cut", epochs=1)
     last = tmp_path / "cut" / "last.ckpt"
     trainer = run(resumed, frames, True, tmp_path / "resumed", epochs=3, resume=last)
-    assert trainer.global_step == 3 * math.ceil(FRAMES / BATCH)
+    assert trainer.global_step == 3 * FRAMES // BATCH
     assert isinstance(trainer.optimizers[0].param_groups[0]["lr"], float)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -197,8 +204,8 @@ def compile_with_muon(request, optimizer):
 def test_a_recorded_step_on_a_gpu_is_the_eager_one(frames, optimizer, compile_with_muon):
     modules = [make_module(optimizer).to("cuda") for _ in range(2)]
     optimizers = [module.configure_optimizers() for module in modules]
-    loader = StackedLoader(StackedFrames(frames, "cuda"), BATCH, EpochSampler(FRAMES, 0))
-    batches = [batch for _ in range(7) for batch in list(loader)[:-1]][:20]
+    loader = PackedLoader(PackedFrames(frames, BATCH, "cuda"), EpochSampler(FRAMES, 0))
+    batches = [batch for _ in range(7) for batch in loader][:20]
     eager, recorded = modules
     clip = 0.5
     for module in modules:
@@ -251,7 +258,7 @@ def test_a_gpu_goes_on_where_recording_fails(frames, uncompiled):
     module = make_module().to("cuda")
     module.train_sums = module.train_sums.to("cuda")
     weights = [p.detach().clone() for p in module.parameters()]
-    batch = next(StackedFrames(frames, "cuda").batches(range(FRAMES), BATCH))
+    batch = next(PackedFrames(frames, BATCH, "cuda").batches(range(FRAMES)))
     optimizer = module.configure_optimizers()
 
     def reading(action):
@@ -270,7 +277,8 @@ def test_a_gpu_goes_on_where_recording_fails(frames, uncompiled):
 
 
 @pytest.mark.gpu
-def test_mixed_frames_are_trained_on_a_gpu_without_a_recording(tmp_path):
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_mixed_frames_are_trained_on_a_gpu(tmp_path, compiled):
     import ase.io
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -284,7 +292,7 @@ def test_mixed_frames_are_trained_on_a_gpu_without_a_recording(tmp_path):
         images.append(atoms)
     ase.io.write(tmp_path / "mixed.extxyz", images)
     keys = [f"dataset={tmp_path}/mixed.extxyz", "train=8", "valid=2", "test=2", "epochs=2"]
-    keys += ["allow_unusual=true"]
+    keys += ["allow_unusual=true", f"compile={compiled}"]
     result = train(
         load_config(None, [*keys, *SMALL[5:], f"output={tmp_path}", "name=run"]),
         show_progress=False,
