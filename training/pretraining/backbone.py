@@ -30,6 +30,7 @@ from training.fit import fit, quiet_lightning
 from training.graphs import GraphDataset
 from training.pretraining.molecules import ELEMENTS, is_wanted
 from training.pretraining.storage import as_frame, load_structures
+from training.run import choose_accelerator
 from training.run_folder import RunFolder, create
 
 LEVEL = MAX_ATOMIC_NUMBER + 1
@@ -86,7 +87,7 @@ def build(
     arguments = config.model.model_dump()
     potentials = []
     for frames in levels:
-        chosen = frames[:: max(1, len(frames) // 5000)]
+        chosen = some(frames, 5000)
         scale = np.sqrt(np.mean(np.square(np.concatenate([f.forces.ravel() for f in chosen]))))
         references = fit_reference_energies(
             [f.atomic_numbers for f in frames], [f.energy for f in frames]
@@ -127,6 +128,11 @@ def read_qm7x(path: Path) -> list[Frame]:
     ]
 
 
+def some(frames: Sequence[Frame], count: int) -> Sequence[Frame]:
+    """About so many frames, at equal distances."""
+    return frames[:: max(1, len(frames) // count)]
+
+
 def raised(frames: Sequence[Frame], level: int) -> list[Frame]:
     """Frames with the atomic numbers of a level."""
     return [replace(f, atomic_numbers=f.atomic_numbers + level * LEVEL) for f in frames]
@@ -150,11 +156,12 @@ def main(
             *(settings or []),
         ],
     )
+    accelerator = choose_accelerator(config.hardware)
     torch.set_num_threads(config.hardware.threads or torch.get_num_threads())
     levels = [read_xtb(xtb), read_qm7x(qm7x)]
     parts = [divide(frames) for frames in levels]
     train = [f for k, (part, _) in enumerate(parts) for f in raised(part, k) * (repeat if k else 1)]
-    valid = [f for k, (_, part) in enumerate(parts) for f in raised(part[:400], k)]
+    valid = [f for k, (_, part) in enumerate(parts) for f in raised(some(part, 400), k)]
     graphs = GraphDataset(train, config.model.cutoff)
     torch.manual_seed(config.seed)
     potential = build([part for part, _ in parts], config, graphs.average_neighbors())
@@ -164,7 +171,9 @@ def main(
     typer.echo(f"{[len(part) for part, _ in parts]} training frames, {len(valid)} held out")
     held_out = GraphDataset(valid, config.model.cutoff)
     with quiet_lightning():
-        result = fit(potential, graphs, held_out, config, "cpu", folder, resume, make_display())
+        result = fit(
+            potential, graphs, held_out, config, accelerator, folder, resume, make_display()
+        )
     metadata = {
         "name": out.name,
         "data": {"sha256": data_hash(f for frames in levels for f in frames)},
