@@ -35,13 +35,17 @@ class AllPairs(Region):
     On a CPU the pairs within the cutoff are edges; on a GPU, and in a box, all of them are, so that shapes
     stay the same. With ``cuda_graphs`` nothing here depends on data or waits for the device, so that the
     plugin can record a step once and replay it. An exception cannot be raised from a recording: energy
-    and the force on the atom become NaN instead, which the same step carries into its position. In a
-    box the nearest image of each pair counts, which is every image within the cutoff as long as the box is
-    two cutoffs wide; in a smaller one everything becomes NaN.
+    and the force on the atom become NaN instead, which the same step carries into its position. Results
+    are written to tensors of the module: the plugin records two steps, one for energies with forces and
+    one for energies alone, and keeps only what the later one returned, whichever it replays. In a box the
+    nearest image of each pair counts, which is every image within the cutoff as long as the box is two
+    cutoffs wide; in a smaller one everything becomes NaN.
     """
 
     edge_index: Tensor
     no_shifts: Tensor
+    last_energy: Tensor
+    last_forces: Tensor
     graphs: Final[bool]
 
     def __init__(
@@ -57,6 +61,8 @@ class AllPairs(Region):
         self.few_pairs = FEW_PAIRS
         self.register_buffer("edge_index", pairs)
         self.register_buffer("no_shifts", torch.zeros(pairs.shape[1], 3, dtype=torch.float64))
+        self.register_buffer("last_energy", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("last_forces", torch.zeros(0, 3))
 
     def forward(
         self, positions: Tensor, box: Tensor | None = None, scale: Tensor | None = None
@@ -95,13 +101,24 @@ class AllPairs(Region):
             bad = torch.logical_not((forces * forces).sum(1) < limit)
             energy = energy.masked_fill(bad.any(), float("nan"))
             forces = forces.masked_fill(bad.unsqueeze(1), float("nan"))
-        else:
-            verdict = self.verdict(energy, forces, points)
-            if verdict == "trial":
-                return self.turned_down(positions)
-            if len(verdict) > 0:
-                raise RuntimeError(verdict)
+            return self.in_place(self.results(energy, forces, positions, scale))
+        verdict = self.verdict(energy, forces, points)
+        if verdict == "trial":
+            return self.turned_down(positions)
+        if len(verdict) > 0:
+            raise RuntimeError(verdict)
         return self.results(energy, forces, positions, scale)
+
+    def in_place(self, results: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The same results, in the same tensors at every call."""
+        energy, forces = results
+        if self.last_forces.size(0) != forces.size(0) or self.last_forces.dtype != forces.dtype:
+            # At the first call of a warm-up, long before a step is recorded.
+            self.last_energy = torch.zeros_like(energy)
+            self.last_forces = torch.zeros_like(forces)
+        self.last_energy.copy_(energy)
+        self.last_forces.copy_(forces)
+        return self.last_energy, self.last_forces
 
     def near(self, points: Tensor) -> Tensor:
         """Numbers of the pairs that are closer than the cutoff."""

@@ -216,6 +216,28 @@ def test_without_errors_bad_forces_become_nan(limit, float64_potential, broken_p
         simulation.step(10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("particles", [None, np.arange(1, 10)])
+def test_with_cuda_graphs_results_stay_in_their_place(dtype, particles, float64_potential, ethanol):
+    """A recording writes where it wrote when it was made; the plugin keeps what the last one returned."""
+    exported = load_exported(float64_potential.path)
+    scripted = wrap_potential(exported, ethanol.numbers, particles, wrapping(cuda_graphs=True))
+    module = torch.jit.freeze(scripted)  # as the plugin does
+    positions = ethanol.positions / LENGTH
+    if particles is not None:
+        positions = np.vstack([np.zeros((1, 3)), positions])
+    first = module(torch.as_tensor(positions, dtype=dtype))
+    before = [tensor.clone() for tensor in first]
+    moved = positions.copy()
+    moved[-1] += 0.01
+    second = module(torch.as_tensor(moved, dtype=dtype))
+    for old, kept, new in zip(before, first, second, strict=True):
+        assert kept.data_ptr() == new.data_ptr()
+        assert not torch.equal(old, new)
+        assert torch.equal(kept, new)
+    assert second[1].dtype == dtype
+
+
 def test_cuda_graphs_are_for_few_atoms(float32_potential):
     numbers = [1] * (GRAPH_ATOMS + 1)
     with pytest.raises(ConfigError, match=f"up to {GRAPH_ATOMS} atoms, found {GRAPH_ATOMS + 1}"):
@@ -267,6 +289,7 @@ def test_on_a_gpu(graphs, periodic, name, precision, ethanol, request):
         assert energy == pytest.approx(expected_energy, abs=2e-3)
         np.testing.assert_allclose(forces[1:], expected, atol=2e-4)
         assert np.abs(forces[0]).max() == 0.0
+        context.getState(energy=True)  # A recording of its own, which must not end the other one's.
     context.getIntegrator().step(20)
 
 
