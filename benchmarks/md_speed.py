@@ -7,11 +7,12 @@
 Every way is a process of its own, and they take turns (turns.py). Ways: ``model`` (the exported module
 called from Python), ``ase``, ``torchforce`` and ``pythonforce`` (an OpenMM step with the Verlet integrator
 on the Reference platform, on a GPU on the CUDA platform in mixed precision), ``torchforce-graphs`` with
-CUDA graphs, all of them also ``-compiled`` (``torchforce-graphs-compiled``). Copies of a molecule, of
-which the time per copy counts: ``many-K`` (one call of ``calculate_many``), ``langevin-K`` (a step of
-``LangevinReplicas``), both also ``-compiled``. Peers (random weights; see peers/md_speed_peer.py) run
-through their ASE calculators in their own environments. CPU time is what counts on a shared machine, wall
-time on a GPU; one thread unless ``--threads`` says otherwise.
+CUDA graphs, all of them also ``-compiled`` (``torchforce-graphs-compiled``); ``nothing`` and
+``nothing-graphs``, a TorchForce that computes nothing: what OpenMM and the plugin take. Copies of a
+molecule, of which the time per copy counts: ``many-K`` (one call of ``calculate_many``), ``langevin-K``
+(a step of ``LangevinReplicas``), both also ``-compiled``. Peers (random weights; see
+peers/md_speed_peer.py) run through their ASE calculators in their own environments. CPU time is what
+counts on a shared machine, wall time on a GPU; one thread unless ``--threads`` says otherwise.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def run(way: str, name: str, arguments: argparse.Namespace) -> None:
     step: Any
     if kind == "ase":
         step = _ase(exported, atoms, moves)
-    elif kind in ("torchforce", "pythonforce"):
+    elif kind in ("torchforce", "pythonforce", "nothing"):
         step = _openmm(kind, exported, atoms, arguments.device, "graphs" in options)
     elif kind == "many":
         step = _many(exported, atoms, moves, int(options[0]))
@@ -126,7 +127,10 @@ def _openmm(kind: str, exported: Any, atoms: Any, device: str, graphs: bool) -> 
     periodic = bool(atoms.pbc.all())
     if periodic:
         system.setDefaultPeriodicBoxVectors(*(atoms.cell.array / 10.0))
-    system.addForce(make(exported, atoms.numbers, periodic=periodic, **options))
+    if kind == "nothing":
+        system.addForce(_nothing(graphs))
+    else:
+        system.addForce(make(exported, atoms.numbers, periodic=periodic, **options))
     integrator = openmm.VerletIntegrator(1e-4)  # ps: the structure hardly moves
     settings = {"Precision": "mixed"} if device == "cuda" else {}
     platform = openmm.Platform.getPlatformByName("CUDA" if device == "cuda" else "Reference")
@@ -134,6 +138,22 @@ def _openmm(kind: str, exported: Any, atoms: Any, device: str, graphs: bool) -> 
     context.setPositions(atoms.positions / 10.0)
     # Keeps the objects alive, too.
     return lambda call, context=context: integrator.step(1)
+
+
+def _nothing(graphs: bool) -> Any:
+    import torch
+
+    from calculators.torchplugin import import_plugin
+
+    class Nothing(torch.nn.Module):
+        def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            positions.requires_grad_(False)
+            return 0.0 * positions.sum().to(torch.float64), 0.0 * positions
+
+    options = {"useCUDAGraphs": "true" if graphs else "false"}
+    force = import_plugin().TorchForce(torch.jit.script(Nothing()), options)
+    force.setOutputsForces(True)
+    return force
 
 
 def _many(exported: Any, atoms: Any, moves: np.ndarray, number: int) -> Any:

@@ -4,7 +4,7 @@ TorchScript interprets a graph of small operations; torch's inductor fuses them 
 unrolled potential (:mod:`forcefield.unrolled`), with edge vectors before and the sums of forces after
 it, is compiled ahead of time to a library. It takes one to two minutes, once: the library stays in a
 cache folder and serves every potential of the same architecture, weights are put in when it is
-loaded.
+loaded. For a few molecules on a GPU there are kernels written for them, see :mod:`forcefield.fused`.
 """
 
 import logging
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.export import ExportedPotential, rebuild
+from forcefield.fused import FusedPotential, small_enough, supports
 from forcefield.libraries import Shelf, Source, example_pairs
 from forcefield.pieces import MANY_PAIRS, Interpreted, PieceWisePotential, has_pieces
 from forcefield.potential import Potential
@@ -45,6 +46,7 @@ class CompiledModule(nn.Module):
             virial; contiguous tensors.
         dtype: Of the network.
         make_pieces: Gives the potential in pieces, compiled and interpreted; None if it has none.
+        fused: What runs small systems instead of the library, if there is something.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class CompiledModule(nn.Module):
         library: Callable[..., Sequence[Tensor]],
         dtype: torch.dtype,
         make_pieces: Callable[[], tuple[PieceWisePotential, PieceWisePotential]] | None = None,
+        fused: FusedPotential | None = None,
     ) -> None:
         super().__init__()
         self.scripted = scripted
         self.library = library
         self.tolerance = TOLERANCES[dtype]
-        self.checked = False
+        self.fused = fused
+        self.checked: set[object] = set()
         self.make_pieces = make_pieces
         self.pieces: PieceWisePotential | None = None
 
@@ -98,15 +102,18 @@ class CompiledModule(nn.Module):
             return self.scripted(*inputs, compute_stress)
         if self.make_pieces is not None and pairs > MANY_PAIRS[positions.device.type]:
             return self._in_pieces(self.make_pieces, inputs, compute_stress)
+        step: Callable[..., Sequence[Tensor]] = self.library
+        if self.fused is not None and small_enough(len(positions), pairs):
+            step = self.fused
         with torch.no_grad():
-            energy, energies, forces, virial = self.library(*inputs)
+            energy, energies, forces, virial = step(*inputs)
         result = {"energy": energy, "energies": energies, "forces": forces}
         if compute_stress:
             result["stress"] = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
-        if not self.checked:
+        if step not in self.checked:
             # Files exported before derivatives were unrolled differentiate.
             self._compare(result, self.scripted(*inputs, compute_stress))
-            self.checked = True
+            self.checked.add(step)
         return result
 
     def _in_pieces(
@@ -167,8 +174,26 @@ def compile_exported(exported: ExportedPotential) -> ExportedPotential:
     pieces = None
     if has_pieces(exported):
         pieces = partial(compile_pieces, exported, shelf)
-    module = CompiledModule(exported.module, library, exported.dtype, pieces)
+    module = CompiledModule(
+        exported.module, library, exported.dtype, pieces, _fused_or_none(exported)
+    )
     return ExportedPotential(module, exported.metadata)
+
+
+def _fused_or_none(exported: ExportedPotential) -> FusedPotential | None:
+    """What runs small systems on a GPU in few kernels, where there is such a thing."""
+    if exported.device.type != "cuda" or not supports(exported):
+        return None
+    try:
+        return FusedPotential(exported)
+    except Exception as error:  # Triton and the driver raise many kinds.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        log.warning(
+            "small systems run slower than they could: Triton cannot compile for %s (%s)",
+            torch.cuda.get_device_name(exported.device),
+            reason,
+        )
+        return None
 
 
 def is_compiled(exported: ExportedPotential) -> bool:
