@@ -293,3 +293,53 @@ def test_a_file_in_the_wrong_unit_is_refused_unless_allowed(
     assert load_split(path, energy_unit="eV").warnings == ()
     warnings = load_split(path, allow_unusual=True).warnings
     assert len(warnings) == 2
+
+
+@pytest.fixture(scope="module")
+def strained() -> list[Frame]:
+    """Copper under strain, shaken, by effective-medium theory."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        atoms = bulk("Cu", cubic=True)
+        strain = np.eye(3) * random.uniform(0.95, 1.06) + random.normal(0.0, 0.01, (3, 3))
+        atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        atoms.positions += random.normal(0.0, 0.05, atoms.positions.shape)
+        atoms.calc = EMT()
+        found.append(
+            Frame(
+                atomic_numbers=atoms.numbers,
+                positions=atoms.positions,
+                energy=atoms.get_potential_energy(),
+                forces=atoms.get_forces(),
+                cell=atoms.cell.array,
+                pbc=atoms.pbc,
+                stress=atoms.get_stress(voigt=False),
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factor", "finding"),
+    [
+        (1.0, None),
+        (-1.0, "opposite sign"),
+        (1 / 0.00624151, "stress times volume is"),
+        (1 / 183.631, "Hartree/Bohr^3 would fit"),
+        (5.0, "read in the wrong unit"),
+    ],
+)
+def test_stresses_of_the_wrong_sign_or_unit_are_found(strained, factor, finding) -> None:
+    wrong = [replace(frame, stress=factor * frame.stress) for frame in strained]
+    found = [text for text in implausible(Reading(wrong, {}, 1.0, 1.0, 1.0)) if "stress" in text]
+    assert len(found) == (finding is not None)
+    assert finding is None or finding in found[0]
+
+
+def test_stresses_say_nothing_at_one_volume(strained) -> None:
+    same = [replace(frame, cell=strained[0].cell, stress=-frame.stress) for frame in strained]
+    assert not [text for text in implausible(Reading(same, {}, 1.0, 1.0, 1.0)) if "stress" in text]

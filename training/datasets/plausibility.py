@@ -12,6 +12,10 @@ Four scales hardly depend on the method, so that a wrong unit (factors of 1.9 to
 - the ratio of the spread of the energies to the forces, a length: about 0.05 Å for a molecule in
   thermal motion, a few Å for a crystal under strain;
 - the shortest distance in units of the sum of covalent radii: 0.75 to 1.2.
+
+Stresses, where there are some, are judged by two more: times the volume they are a few eV per atom at most
+(100 GPa are about 6), and energies of frames of different volume differ by about the work of the mean
+stress.
 """
 
 from collections import defaultdict
@@ -33,6 +37,18 @@ LENGTH_WINDOW = (0.003, 20.0)
 """Å; spread of energies at one composition over (RMS force times sqrt(3 n / 2))."""
 CONTACT_WINDOW = (0.55, 1.45)
 """Median over frames of the shortest distance over the sum of covalent radii."""
+
+MOST_STRAIN_ENERGY = 15.0
+"""eV per atom; median of a stress's root mean square times the volume."""
+VOLUME_SPREAD = 0.005
+"""Relative standard deviation of the volumes from which on stresses and energies can be compared."""
+STRESS_UNITS = {
+    "GPa": 0.00624151,
+    "kbar": 0.000624151,
+    "Hartree/Bohr^3": 183.631,
+    "Ry/Bohr^3": 91.8156,
+}
+"""eV/Å³."""
 
 _FORCE_UNITS = {
     f"{energy}/{length}": ENERGY_UNITS[energy] / LENGTH_UNITS[length]
@@ -67,6 +83,7 @@ def implausible(reading: Reading) -> list[str]:
         _energy_finding(frames, reading.energy_unit),
         _force_finding(frames, reading.forces_unit),
         _spread_finding(frames),
+        _stress_finding(frames),
     ]
     return [f"{source}: {finding}" for finding in findings if finding]
 
@@ -188,14 +205,17 @@ def _hydrogen_stiffness(frames: list[Frame], forces: FloatArray) -> float | None
     return -covariance / variance
 
 
-def _spread_finding(frames: list[Frame]) -> str | None:
+def _same_composition(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames of the same composition, where there are at least ten."""
     groups: dict[bytes, list[Frame]] = defaultdict(list)
     for frame in frames:
         groups[np.sort(frame.atomic_numbers).tobytes()].append(frame)
+    return [group for group in groups.values() if len(group) >= 10]
+
+
+def _spread_finding(frames: list[Frame]) -> str | None:
     lengths = []
-    for group in groups.values():
-        if len(group) < 10:
-            continue
+    for group in _same_composition(frames):
         rms = np.sqrt(np.mean([(frame.forces**2).mean() for frame in group]))
         spread = np.std([frame.energy for frame in group])
         if rms > 0:
@@ -207,6 +227,62 @@ def _spread_finding(frames: list[Frame]) -> str | None:
         f"forces ({LENGTH_WINDOW[0]} to {LENGTH_WINDOW[1]} Å in nature): energies and forces are "
         "not in matching units, or do not belong to the same frames"
     )
+
+
+def _stress_finding(frames: list[Frame]) -> str | None:
+    labelled = [f for f in frames if f.stress is not None and f.cell is not None and f.pbc.all()]
+    if not labelled:
+        return None
+    per_atom = [
+        np.linalg.norm(frame.stress) / 3.0 * _volume(frame) / len(frame.atomic_numbers)
+        for frame in labelled
+        if frame.stress is not None
+    ]
+    strain = float(np.median(per_atom))
+    if strain > MOST_STRAIN_ENERGY:
+        return (
+            f"stress times volume is {strain:.3g} eV per atom in the median, and about 6 at 100 GPa: the "
+            "stresses were read in the wrong unit; they have to be in eV/Å³ (1 GPa = 0.00624151, "
+            "1 kbar = 0.000624151)"
+        )
+    for group in _same_composition(labelled):
+        work, change = _work_of_stress(group)
+        if len(work) < 15 or work.std() == 0.0 or change.std() == 0.0:
+            continue
+        correlation = float(np.corrcoef(work, change)[0, 1])
+        if correlation < -0.7:
+            return (
+                "the energy falls where the stresses say that it rises with the volume: they have the "
+                "opposite sign; a stress here is dE/dstrain over the volume, positive under tension "
+                "(VASP's is the opposite), and a virial is minus that times the volume"
+            )
+        factor = float((work * change).sum() / (work * work).sum())
+        if correlation > 0.9 and not 1 / 3 < factor < 3:
+            fitting = _nearest_units(factor, STRESS_UNITS)
+            hint = f" ({fitting[0]} would fit)" if fitting else ""
+            return (
+                f"the energy changes with the volume by {factor:.2g} times what the stresses say: they "
+                f"were read in the wrong unit{hint}; they have to be in eV/Å³"
+            )
+    return None
+
+
+def _work_of_stress(group: list[Frame]) -> tuple[FloatArray, FloatArray]:
+    """What pairs of frames of different volume differ in energy by, by their stresses and in truth, eV."""
+    volumes = np.array([_volume(frame) for frame in group])
+    if volumes.std() < VOLUME_SPREAD * volumes.mean():
+        return np.empty(0), np.empty(0)
+    order, half = np.argsort(volumes), len(group) // 2
+    a, b = order[:half], order[half : 2 * half]
+    tension = np.array([np.trace(f.stress) / 3.0 if f.stress is not None else 0.0 for f in group])
+    energies = np.array([frame.energy for frame in group])
+    work = 0.5 * (tension[a] + tension[b]) * (volumes[b] - volumes[a])
+    return work, energies[b] - energies[a]
+
+
+def _volume(frame: Frame) -> float:
+    assert frame.cell is not None
+    return float(abs(np.linalg.det(frame.cell)))
 
 
 def _elements(frames: list[Frame], pairs: Pairs) -> tuple[IntArray, IntArray, IntArray]:
