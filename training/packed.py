@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forcefield import AtomicGraph
+from forcefield.errors import ConfigError
 from training.graphs import GraphDataset, LabelledGraph
 from training.loaders import EpochSampler
 
@@ -141,7 +142,10 @@ def even_out(batches: NDArray[np.int64], sizes: NDArray[np.int64], room: NDArray
     Args:
         batches: Indices of the frames, (batches, b).
         sizes: Atoms and pairs of each frame, (frames, 2).
-        room: Atoms and pairs that a batch may have, (2,).
+        room: Atoms and pairs that a batch may have, (2,), as :func:`room_for` makes it.
+
+    Raises:
+        ConfigError: It cannot be done. Where frames with more atoms have more pairs, it can.
     """
     totals = sizes[batches].sum(axis=1)
     for _ in range(10 * len(batches)):
@@ -156,7 +160,10 @@ def even_out(batches: NDArray[np.int64], sizes: NDArray[np.int64], room: NDArray
         batches[full, big], batches[light, small] = batches[light, small], batches[full, big]
         totals[full] -= change
         totals[light] += change
-    raise AssertionError("batches cannot be evened out")  # Room is made so that they can.
+    raise ConfigError(
+        "the frames' numbers of atoms and of neighbours are so uneven that batches of one size "
+        "cannot be made; hardware.compile=false does without"
+    )
 
 
 def room_for(sizes: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
