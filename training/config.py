@@ -154,7 +154,7 @@ class TrainingConfig(Section):
         default=0.0, description="decay of weight matrices, as AdamW defines it"
     )
     loss: Literal["mse", "huber", "l1"] = Field(
-        default="mse",
+        default="l1",
         description="mse (squares), huber (squares up to huber_delta, then linear), l1 (absolute "
         "energies, lengths of force vectors)",
     )

@@ -11,6 +11,7 @@ from training.config_io import load_config, load_run_config
 
 DEFAULTS = (
     "start=scratch",
+    "loss=mse",
     "batch_size=32",
     "learning_rate=2e-3",
     "gradient_clip=3",
