@@ -25,7 +25,7 @@ def test_the_snippets_run(tmp_path, monkeypatch):
         exec(shorter.replace("range(100)", "range(8)"), names)
 
     crystal = names["crystal"]
-    assert np.sqrt(2.0) * crystal.cell.lengths()[0] == pytest.approx(3.55, abs=0.02)
+    assert np.sqrt(2.0) * crystal.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
     assert names["height"] == pytest.approx(0.25, abs=0.05)
     assert len(names["results"]) == 8
     for frame, result in zip(names["frames"], names["results"], strict=True):

@@ -12,7 +12,7 @@ import pytest
 from ase.build import molecule
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["train=60", "valid=20", "test=20", "epochs=4", "layers=2", "features=16", "channels=4"]
+SMALL = ["train=60", "valid=20", "test=20", "epochs=30", "layers=2", "features=16", "channels=4"]
 
 
 def run_example(name: str, folder: Path, *arguments: str) -> str:
