@@ -126,6 +126,15 @@ def _directions(vectors, tile, t, T: tl.constexpr):
 
 
 @triton.jit
+def _inside_cutoff(distance, cutoff):
+    """Distances over the cutoff, and two factors of the envelope: the one to be cubed, and the rest."""
+    s = distance / cutoff
+    inside = tl.where(s >= 1.0, 0.0, 1.0 - s)
+    polynomial = ((((21.0 * s + 15.0) * s + 10.0) * s + 6.0) * s + 3.0) * s + 1.0
+    return s, inside, polynomial
+
+
+@triton.jit
 def initial(
     tile_atom,
     others,
@@ -155,9 +164,7 @@ def initial(
     other = tl.load(others + tile * T + t)
     real = other >= 0
     x, y, z, distance = _directions(vectors, tile, t, T)
-    s = distance / cutoff
-    inside = tl.where(s >= 1.0, 0.0, 1.0 - s)
-    polynomial = ((((21.0 * s + 15.0) * s + 10.0) * s + 6.0) * s + 3.0) * s + 1.0
+    _s, inside, polynomial = _inside_cutoff(distance, cutoff)
     envelope = inside * inside * inside * polynomial
     factor = tl.where(real, envelope * (radial_scale / distance), 0.0)
     wave = tl.load(wave_numbers + k)  # zeros at the end are padding
@@ -254,9 +261,7 @@ def pair_forces(
         gz += tl.sum(dy * hz, 1)
         db = tl.dot(dgate, matrix(weights_back + d * C * K, C, K), db, input_precision=PRECISION)
 
-    s = distance / cutoff
-    inside = tl.where(s >= 1.0, 0.0, 1.0 - s)
-    polynomial = ((((21.0 * s + 15.0) * s + 10.0) * s + 6.0) * s + 3.0) * s + 1.0
+    s, inside, polynomial = _inside_cutoff(distance, cutoff)
     slope = (((105.0 * s + 60.0) * s + 30.0) * s + 12.0) * s + 3.0
     envelope = inside * inside * inside * polynomial
     denvelope = inside * inside * (inside * slope - 3.0 * polynomial) / cutoff

@@ -69,20 +69,24 @@ class PackedFrames:
         Args:
             frames: Indices of b frames that fit, see :meth:`batches`, on the device.
         """
-        structure, atom, _ = _places(
-            frames, self._atoms, self._first_atom, self._atom_slots, len(self._numbers) - 1
-        )
-        pair_structure, pair, is_filling_pair = _places(
-            frames, self._pairs, self._first_pair, self._pair_slots, self._edge_index.shape[1] - 1
-        )
         counts = self._atoms.index_select(0, frames)
-        ends = counts.cumsum(0)
-        starts = torch.cat([ends - counts, ends[-1:]])
+        starts, structure, atom, _ = _places(
+            counts,
+            self._first_atom.index_select(0, frames),
+            self._atom_slots,
+            len(self._numbers) - 1,
+        )
+        _, pair_structure, pair, is_filling_pair = _places(
+            self._pairs.index_select(0, frames),
+            self._first_pair.index_select(0, frames),
+            self._pair_slots,
+            self._edge_index.shape[1] - 1,
+        )
         edge_index = self._edge_index.index_select(1, pair)
         edge_index = edge_index + starts.index_select(0, pair_structure)
-        last = self.num_atoms - 1
+        last, filling_starts = self.num_atoms - 1, starts[-1]
         # Spread over all atoms that fill up: thousands adding to one would wait for each other.
-        other = ends[-1] + self._pair_slots % (last - ends[-1])
+        other = filling_starts + self._pair_slots % (last - filling_starts)
         filling = torch.stack([torch.full_like(other, last), other])
         cell = self._cell.index_select(0, frames)
         graph = AtomicGraph(
@@ -178,16 +182,27 @@ def room_for(sizes: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
 
 
 def _places(
-    frames: Tensor, counts: Tensor, first: Tensor, slots: Tensor, filling: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For each slot of a batch its structure, its row among all frames', and whether it fills up."""
-    counts = counts.index_select(0, frames)
+    counts: Tensor, first: Tensor, slots: Tensor, filling: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where the rows of a batch's frames, and what fills up, come to lie.
+
+    Args:
+        counts: Rows of each frame, (b,).
+        first: The first one's number among the rows of all frames, (b,).
+        slots: 0, 1, ... for each place in the batch.
+        filling: The number of the row that fills up.
+
+    Returns:
+        Where each structure begins, and what fills up, (b + 1,); and for each slot its structure, its
+        row among all frames', and whether it fills up.
+    """
     ends = counts.cumsum(0)
     structure = torch.searchsorted(ends, slots, right=True)
-    is_filling = structure == len(frames)
-    offset = first.index_select(0, frames) - (ends - counts)
-    row = slots + offset.index_select(0, structure.clamp(max=len(frames) - 1))
-    return structure, torch.where(is_filling, filling, row), is_filling
+    is_filling = structure == len(counts)
+    offset = first - (ends - counts)
+    row = slots + offset.index_select(0, structure.clamp(max=len(counts) - 1))
+    starts = torch.cat([ends - counts, ends[-1:]])
+    return starts, structure, torch.where(is_filling, filling, row), is_filling
 
 
 def _with_row(rows: Tensor, value: float | Tensor) -> Tensor:
