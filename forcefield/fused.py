@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from forcefield.export import ExportedPotential, rebuild
+from forcefield.fused_weights import FusedWeights
 from forcefield.potential import Potential
 
 TILE = 4
@@ -38,9 +39,6 @@ LARGEST = 1 << 18
 
 MOST_ATOMS = 128
 """Most atoms: counters of all of them are in every program of ``neighbours``."""
-
-PRECISION = "ieee"
-"""How products of matrices are computed; "tf32x3" takes tensor cores and is nearly as precise."""
 
 WARPS = {"neighbours": 4, "initial": 4, "messages": 8, "atoms": 8, "collect": 1}
 """Warps of a program, by kind of kernel."""
@@ -72,20 +70,12 @@ class FusedPotential:
     Args:
         potential: One that :func:`supports` accepts, on a CUDA device.
         tile: Neighbours of one tile, 4, 8 or 16.
-        precision: See :data:`PRECISION`.
-        warps: See :data:`WARPS`; kinds that are missing keep what stands there.
 
     Raises:
         Exception: Whatever Triton raises where it cannot compile: kernels are compiled here.
     """
 
-    def __init__(
-        self,
-        potential: ExportedPotential | Potential,
-        tile: int = TILE,
-        precision: str = PRECISION,
-        warps: dict[str, int] | None = None,
-    ) -> None:
+    def __init__(self, potential: ExportedPotential | Potential, tile: int = TILE) -> None:
         from forcefield import fused_atoms, fused_geometry, fused_pairs
 
         self.geometry, self.pairs, self.atoms = fused_geometry, fused_pairs, fused_atoms
@@ -93,20 +83,17 @@ class FusedPotential:
             potential = rebuild(potential)
         network: Any = potential.representation
         readout = potential.readout
-        self.tile, self.warps = tile, WARPS | (warps or {})
+        self.tile = tile
         self.features, self.channels, self.lmax = network.features, network.channels, network.lmax
         self.rows = 16 if self.lmax < 4 else 32
         radial = len(network.radial_basis.wave_numbers)
         self.radial = 16 if radial <= 16 else 32
-        self.wide = self.radial if precision == "ieee" else 2 * self.radial
         self.cutoff, self.scale = float(network.cutoff), float(network.scale)
         self.radial_scale = float(network.radial_basis.scale)
-        sizes = {"C": self.channels, "L": self.lmax, "ROWS": self.rows, "PRECISION": precision}
+        sizes = {"C": self.channels, "L": self.lmax, "ROWS": self.rows}
         self.sizes_atoms = {"F": self.features, **sizes}
-        del self.sizes_atoms["PRECISION"]
-        self.sizes_initial = {"T": tile, "K": self.radial, **sizes}
-        self.sizes_messages = {"F": self.features, **self.sizes_initial}
-        self.sizes_gradients = {"F": self.features, "T": tile, "WIDE": self.wide, **sizes}
+        self.sizes_geometry = {"T": tile, "K": self.radial, **sizes}
+        self.sizes_messages = {"F": self.features, **self.sizes_geometry}
 
         self.species_index = potential.species_index
         self.embedding = network.embedding.weight.detach().contiguous()
@@ -114,80 +101,10 @@ class FusedPotential:
         self.references = readout.reference_energies
         wave_numbers = network.radial_basis.wave_numbers
         self.wave_numbers = torch.nn.functional.pad(wave_numbers, (0, self.radial - radial))
-        with torch.no_grad():
-            self._pack(network, readout)
+        self.weights = FusedWeights(network, readout, self.radial)
         # What the kernels themselves give for lone atoms is subtracted: their energies are exact.
         self.isolated = torch.zeros_like(self.energy_scale)
         self.isolated = self._of_lone_atoms(potential)
-
-    def _pack(self, network: Any, readout: Any) -> None:
-        """Weights in the order in which the kernels read them."""
-        f, c, lmax = self.features, self.channels, self.lmax
-        pad = torch.nn.functional.pad
-
-        def radial(weight: Tensor) -> Tensor:
-            return pad(weight, (0, self.radial - weight.shape[1]))
-
-        to_radial = radial(network.initial_radial.weight).view(lmax, c, self.radial)
-        self.initial_weights = _packed(to_radial.mT, network.initial_species.weight)
-        self.initial_weights_back = _packed(to_radial)
-        self.message_weights, self.message_weights_back = [], []
-        self.update_weights, self.update_weights_back = [], []
-        before, before_back = [], []
-        for layer in network.layers:
-            invariants = layer.message_invariants.weight.view(f, 2, lmax, c)
-            inwards, outwards = radial(layer.message_radial.weight).split([f, f])
-            gates = layer.gates.weight.view(2, lmax, c, f)
-            hidden = layer.message_hidden
-            self.message_weights.append(
-                _packed(
-                    invariants.permute(1, 2, 3, 0),
-                    inwards.T,
-                    outwards.T,
-                    hidden.weight.T,
-                    hidden.bias,
-                    gates.permute(1, 3, 2, 0),  # the two kinds in turns
-                )
-            )
-            self.message_weights_back.append(
-                _packed(
-                    gates,
-                    hidden.weight,
-                    pad(outwards, (0, self.wide - self.radial)),
-                    pad(inwards, (0, self.wide - self.radial)),
-                    invariants.permute(2, 0, 3, 1),
-                )
-            )
-            atoms = layer.message_atoms
-            project = layer.project.split([c, c], dim=2)
-            before.append([atoms.weight, atoms.bias, *(weight.mT for weight in project)])
-            before_back.append([atoms.weight.T, *project])
-        self.begin_weights = _packed(*before[0])
-        self.begin_weights_back = _packed(*before_back[0])
-        missing = (4 - lmax) * c  # kernels have four degrees
-        for k, layer in enumerate(network.layers):
-            pair_up = layer.pair_up.split([c, c], dim=2)
-            scalars = layer.update_scalars.weight.split([f, f], dim=1)
-            invariants = pad(layer.update_invariants.weight, (0, missing))
-            out = layer.update_out
-            weights = [
-                *(weight.mT for weight in pair_up),
-                *scalars,
-                layer.update_scalars.bias,
-                invariants,
-                out.weight,
-                out.bias,
-            ]
-            back = [out.weight.T, *(weight.T for weight in scalars), invariants.T, *pair_up]
-            if not layer.last:
-                gates = pad(layer.channel_gates.weight, (0, 0, 0, missing))
-                bias = pad(layer.channel_gates.bias, (0, missing))
-                weights += [gates, bias, layer.mix.mT, *before[k + 1]]
-                back += [gates.T, layer.mix, *before_back[k + 1]]
-            self.update_weights.append(_packed(*weights))
-            self.update_weights_back.append(_packed(*back))
-        first, last = readout.network[0], readout.network[2]
-        self.readout = _packed(first.weight, first.bias, last.weight, first.weight.T)
 
     def _of_lone_atoms(self, potential: Potential) -> Tensor:
         device = self.energy_scale.device
@@ -254,7 +171,7 @@ class FusedPotential:
         forces = torch.empty_like(positions)
         virial = positions.new_empty((b, 3, 3))
 
-        layers = len(self.message_weights)
+        layers = len(self.weights.messages)
         f, c, t, rows, k = self.features, self.channels, self.tile, self.rows, self.radial
         tiles = n + 2 * e // t  # the most that sorting can need: every atom may have one unfilled
         steerable, pairs = n * rows * c, tiles * t
@@ -268,7 +185,7 @@ class FusedPotential:
             *(3 * pairs, pairs * k, pairs * rows),  # vectors, radial, harmonics
             *(tiles * f, tiles * rows * c, tiles * rows * c),  # sums, or gradients, of tiles
             *(n * f, steerable, n * f, steerable),  # gradients: h, x, collected, sent
-            *(layers * pairs * rows, layers * pairs * self.wide),  # gradients: harmonics, radial
+            *(layers * pairs * rows, layers * pairs * k),  # gradients: harmonics, radial
             *(16 * tiles, n),  # parts of forces, outputs
         ]
         # Where 16 bytes begin: loads may be wide.
@@ -282,40 +199,40 @@ class FusedPotential:
         of_harmonics, of_radial, of_positions, outputs = parts[14:18]
         kept = [parts[18 + i : 18 + i + len(each)] for i in range(0, layers * len(each), len(each))]
 
-        chunk, everyone = 32 * self.warps["neighbours"], max(16, 1 << (n - 1).bit_length())
-        warps, warps_atoms = self.warps["messages"], self.warps["atoms"]
+        chunk, everyone = 32 * WARPS["neighbours"], max(16, 1 << (n - 1).bit_length())
+        warps, warps_atoms = WARPS["messages"], WARPS["atoms"]
         self.geometry.neighbours[(n,)](
             positions, edges, shifts, cell, batch, tile_atom, others, first, number, vectors,
             n, e, tiles, self.cutoff,
-            ATOMS=everyone, CHUNK=chunk, T=t, num_warps=self.warps["neighbours"],
+            ATOMS=everyone, CHUNK=chunk, T=t, num_warps=WARPS["neighbours"],
         )  # fmt: skip
         self.geometry.initial[(tiles,)](
-            tile_atom, others, vectors, numbers, self.species_index, self.initial_weights,
+            tile_atom, others, vectors, numbers, self.species_index, self.weights.initial,
             self.wave_numbers, radial, harmonics, tile_x, self.cutoff, self.radial_scale,
-            **self.sizes_initial, num_warps=self.warps["initial"],
+            **self.sizes_geometry, num_warps=WARPS["initial"],
         )  # fmt: skip
         self.atoms.begin[(n,)](
-            numbers, self.species_index, self.embedding, self.begin_weights, first, number, tile_x,
+            numbers, self.species_index, self.embedding, self.weights.begin, first, number, tile_x,
             *kept[0][:5], self.scale, **self.sizes_atoms, num_warps=warps_atoms,
         )  # fmt: skip
         for i in range(layers):
             h, x, atoms, projected, carried, hidden, gates, middle, ups, channel_gates = kept[i]
             self.pairs.messages[(tiles,)](
                 tile_atom, others, radial, harmonics, atoms, projected, carried,
-                self.message_weights[i], hidden, gates, tile_f, tile_x, tiles,
+                self.weights.messages[i], hidden, gates, tile_f, tile_x, tiles,
                 **self.sizes_messages, num_warps=warps,
             )  # fmt: skip
             if i < layers - 1:
                 h_out, x_out, *brought = kept[i + 1][:5]
                 self.atoms.update[(n,)](
-                    h, x, self.update_weights[i], first, number, tile_f, tile_x,
+                    h, x, self.weights.updates[i], first, number, tile_f, tile_x,
                     h_out, x_out, middle, ups, channel_gates, *brought, self.scale,
                     **self.sizes_atoms, num_warps=warps_atoms,
                 )  # fmt: skip
             else:
                 self.atoms.finish[(n,)](
-                    h, x, self.update_weights[i], self.update_weights_back[i],
-                    first, number, tile_f, tile_x, numbers, self.species_index, self.readout,
+                    h, x, self.weights.updates[i], self.weights.updates_back[i],
+                    first, number, tile_f, tile_x, numbers, self.species_index, self.weights.readout,
                     self.energy_scale, self.isolated, self.references, energies, outputs,
                     of_h, of_x, of_collected, of_sent, self.scale,
                     **self.sizes_atoms, num_warps=warps_atoms,
@@ -323,37 +240,32 @@ class FusedPotential:
         for i in reversed(range(layers)):
             _, _, _, projected, carried, hidden, gates = kept[i][:7]
             self.pairs.message_gradients[(tiles,)](
-                tile_atom, others, harmonics, projected, carried, self.message_weights_back[i],
+                tile_atom, others, harmonics, projected, carried, self.weights.messages_back[i],
                 hidden, gates, of_collected, of_sent, tile_f, tile_x, tile_v,
-                of_harmonics[i * pairs * rows :], of_radial[i * pairs * self.wide :], tiles,
-                **self.sizes_gradients, num_warps=warps,
+                of_harmonics[i * pairs * rows :], of_radial[i * pairs * k :], tiles,
+                **self.sizes_messages, num_warps=warps,
             )  # fmt: skip
             if i:
                 middle, ups, channel_gates = kept[i - 1][7:]
                 self.atoms.update_gradients[(n,)](
-                    self.update_weights[i - 1], self.update_weights_back[i - 1], first, number,
+                    self.weights.updates[i - 1], self.weights.updates_back[i - 1], first, number,
                     middle, ups, channel_gates, tile_f, tile_x, tile_v, of_h, of_x,
                     of_h, of_x, of_collected, of_sent, self.scale,
                     **self.sizes_atoms, num_warps=warps_atoms,
                 )  # fmt: skip
             else:
                 self.atoms.begin_gradients[(n,)](
-                    self.begin_weights_back, first, number, tile_f, tile_x, tile_v,
+                    self.weights.begin_back, first, number, tile_f, tile_x, tile_v,
                     of_x, of_sent, self.scale, **self.sizes_atoms, num_warps=warps_atoms,
                 )  # fmt: skip
         self.geometry.pair_forces[(tiles,)](
-            tile_atom, others, vectors, numbers, self.species_index, self.initial_weights,
-            self.initial_weights_back, self.wave_numbers, radial, harmonics, of_sent,
+            tile_atom, others, vectors, numbers, self.species_index, self.weights.initial,
+            self.weights.initial_back, self.wave_numbers, radial, harmonics, of_sent,
             of_harmonics, of_radial, of_positions, tiles, self.cutoff, self.radial_scale,
-            **self.sizes_initial, WIDE=self.wide, LAYERS=layers, num_warps=self.warps["initial"],
+            **self.sizes_geometry, LAYERS=layers, num_warps=WARPS["initial"],
         )  # fmt: skip
         self.geometry.collect[(n + b,)](
             first, number, batch, energies, of_positions, energy, forces, virial, n,
-            ATOMS=everyone, num_warps=self.warps["collect"],
+            ATOMS=everyone, num_warps=WARPS["collect"],
         )  # fmt: skip
         return energy, energies, forces, virial, outputs
-
-
-def _packed(*weights: Tensor) -> Tensor:
-    """One after the other."""
-    return torch.cat([weight.detach().contiguous().reshape(-1) for weight in weights])

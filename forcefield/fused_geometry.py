@@ -153,7 +153,6 @@ def initial(
     L: tl.constexpr,
     ROWS: tl.constexpr,
     K: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Radial functions and harmonics of a tile's pairs, and what they add to the first X."""
     tile = tl.program_id(0)
@@ -175,7 +174,7 @@ def initial(
     species = tl.maximum(tl.load(species_index + number), 0).to(tl.int32)
     species_weights = weights + L * K * C + species[:, None] * (L * C) + c[None, :]
     for d in tl.static_range(L):
-        gate = tl.dot(b, matrix(weights + d * K * C, K, C), input_precision=PRECISION)
+        gate = tl.dot(b, matrix(weights + d * K * C, K, C), input_precision="ieee")
         gate = gate * tl.load(species_weights + d * C)
         _j, _i, row_y, _use, use_y = rows_of_degree(other, atom, tile, d, T, C, ROWS)
         r = tl.arange(0, 4 if d == 0 else (8 if d < 3 else 16))[None, :]
@@ -211,9 +210,7 @@ def pair_forces(
     L: tl.constexpr,
     ROWS: tl.constexpr,
     K: tl.constexpr,
-    WIDE: tl.constexpr,
     LAYERS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Derivative of :func:`initial`, and from all gradients of a tile its part of force and virial."""
     tile = tl.program_id(0)
@@ -230,7 +227,7 @@ def pair_forces(
     b = tl.load(radial + place_b)
     db = tl.zeros([T, K], tl.float32)
     for layer in tl.static_range(LAYERS):
-        db += tl.load(of_radial + ((layer * tiles + tile) * T + t[:, None]) * WIDE + k[None, :])
+        db += tl.load(of_radial + ((layer * tiles + tile) * T + t[:, None]) * K + k[None, :])
 
     species_weights = weights + L * K * C
     species_j = tl.maximum(tl.load(species_index + tl.load(numbers + other)), 0).to(tl.int32)
@@ -238,7 +235,7 @@ def pair_forces(
     gx, gy, gz = 0.0 * x, 0.0 * x, 0.0 * x
     for d in tl.static_range(L):
         parity = 2.0 * (d % 2) - 1.0
-        gate = tl.dot(b, matrix(weights + d * K * C, K, C), input_precision=PRECISION)
+        gate = tl.dot(b, matrix(weights + d * K * C, K, C), input_precision="ieee")
         weight_j = tl.load(species_weights + species_j[:, None] * (L * C) + d * C + c[None, :])
         weight_i = tl.load(species_weights + species_i * (L * C) + d * C + c) * parity
         row_j, row_i, row_y, use, use_y = rows_of_degree(other, atom, tile, d, T, C, ROWS)
@@ -259,7 +256,7 @@ def pair_forces(
         gx += tl.sum(dy * hx, 1)
         gy += tl.sum(dy * hy, 1)
         gz += tl.sum(dy * hz, 1)
-        db = tl.dot(dgate, matrix(weights_back + d * C * K, C, K), db, input_precision=PRECISION)
+        db = tl.dot(dgate, matrix(weights_back + d * C * K, C, K), db, input_precision="ieee")
 
     s, inside, polynomial = _inside_cutoff(distance, cutoff)
     slope = (((105.0 * s + 60.0) * s + 30.0) * s + 12.0) * s + 3.0

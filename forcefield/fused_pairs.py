@@ -34,7 +34,6 @@ def messages(
     L: tl.constexpr,
     ROWS: tl.constexpr,
     K: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Sums over a tile of e_ij and of what is added to X_i; ``hidden`` and ``gates`` are kept."""
     tile = tl.program_id(0)
@@ -64,15 +63,15 @@ def messages(
         p_is = p_is + (tl.load(projected + row_i, mask=use, other=0.0),)
         v_js = v_js + (tl.load(carried + row_j, mask=use, other=0.0),)
 
-    pre = tl.dot(b, inwards, pre, input_precision=PRECISION)
-    outer = tl.dot(b, outwards, input_precision=PRECISION)
+    pre = tl.dot(b, inwards, pre, input_precision="ieee")
+    outer = tl.dot(b, outwards, input_precision="ieee")
     for d in tl.static_range(L):
         parity = 2.0 * (d % 2) - 1.0
         product = tl.sum(p_js[d] * p_is[d], 1)
         along = tl.sum((p_js[d] + parity * p_is[d]) * ys[d][:, :, None], 1)
-        pre = tl.dot(product, products[d], pre, input_precision=PRECISION)
-        pre = tl.dot(along, alongs[d], pre, input_precision=PRECISION)
-    second = tl.dot(silu(pre), middle, input_precision=PRECISION) + middle_bias[None, :]
+        pre = tl.dot(product, products[d], pre, input_precision="ieee")
+        pre = tl.dot(along, alongs[d], pre, input_precision="ieee")
+    second = tl.dot(silu(pre), middle, input_precision="ieee") + middle_bias[None, :]
     message = silu(second) * outer
 
     place = (tile * T + t[:, None]) * F + f[None, :]
@@ -81,7 +80,7 @@ def messages(
     tl.store(hidden + 2 * tiles * (T * F) + place, outer)
     tl.store(collected + tile * F + f, tl.sum(message, 0))
     for d in tl.static_range(L):
-        both = tl.dot(message, gating[d], input_precision=PRECISION)
+        both = tl.dot(message, gating[d], input_precision="ieee")
         gate, carry = tl.split(tl.reshape(both, [T, C, 2]))
         place_g = (tile * (2 * L) + d) * (T * C) + t[:, None] * C + c[None, :]
         tl.store(gates + place_g, gate)
@@ -113,8 +112,7 @@ def message_gradients(
     C: tl.constexpr,
     L: tl.constexpr,
     ROWS: tl.constexpr,
-    WIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    K: tl.constexpr,
 ):
     """Derivative of :func:`messages`.
 
@@ -127,8 +125,8 @@ def message_gradients(
         return
     HIDDEN: tl.constexpr = 2 * L * C * F
     OUT: tl.constexpr = HIDDEN + F * F
-    IN: tl.constexpr = OUT + F * WIDE
-    INVARIANTS: tl.constexpr = IN + F * WIDE
+    IN: tl.constexpr = OUT + F * K
+    INVARIANTS: tl.constexpr = IN + F * K
     t, c, f = tl.arange(0, T), tl.arange(0, C), tl.arange(0, F)
     gate_weights, carry_weights, invariants = (), (), ()
     for d in tl.static_range(L):
@@ -137,7 +135,7 @@ def message_gradients(
         w = weights_back + INVARIANTS + d * F * 2 * C
         invariants = invariants + (matrix(w, F, 2 * C),)
     middle = matrix(weights_back + HIDDEN, F, F)
-    outwards, inwards = matrix(weights_back + OUT, F, WIDE), matrix(weights_back + IN, F, WIDE)
+    outwards, inwards = matrix(weights_back + OUT, F, K), matrix(weights_back + IN, F, K)
     place = (tile * T + t[:, None]) * F + f[None, :]
     pre = tl.load(hidden + place)
     second = tl.load(hidden + tiles * (T * F) + place)
@@ -161,19 +159,18 @@ def message_gradients(
         v_i = tl.load(carried + row_i, mask=use, other=0.0)
         dgate = tl.sum((s_is[d] + parity * s_js[d]) * ys[d][:, :, None], 1)
         dcarry = tl.sum(s_is[d] * v_j + s_js[d] * v_i, 1)
-        dmessage = tl.dot(dgate, gate_weights[d], dmessage, input_precision=PRECISION)
-        dmessage = tl.dot(dcarry, carry_weights[d], dmessage, input_precision=PRECISION)
+        dmessage = tl.dot(dgate, gate_weights[d], dmessage, input_precision="ieee")
+        dmessage = tl.dot(dcarry, carry_weights[d], dmessage, input_precision="ieee")
 
-    db = tl.dot(dmessage * silu(second), outwards, input_precision=PRECISION)
+    db = tl.dot(dmessage * silu(second), outwards, input_precision="ieee")
     dsecond = dmessage * outer * silu_slope(second)
-    dpre = tl.dot(dsecond, middle, input_precision=PRECISION) * silu_slope(pre)
+    dpre = tl.dot(dsecond, middle, input_precision="ieee") * silu_slope(pre)
     tl.store(of_atoms + tile * F + f, tl.sum(dpre, 0))
-    db = tl.dot(dpre, inwards, db, input_precision=PRECISION)
-    # More columns than there are on tensor cores, where else every warp would do the whole product.
-    tl.store(of_radial + (tile * T + t[:, None]) * WIDE + tl.arange(0, WIDE)[None, :], db)
+    db = tl.dot(dpre, inwards, db, input_precision="ieee")
+    tl.store(of_radial + (tile * T + t[:, None]) * K + tl.arange(0, K)[None, :], db)
     for d in tl.static_range(L):
         parity = 2.0 * (d % 2) - 1.0
-        both = tl.dot(dpre, invariants[d], input_precision=PRECISION)
+        both = tl.dot(dpre, invariants[d], input_precision="ieee")
         dproducts, dalong = tl.split(tl.reshape(both, [T, C, 2]))
         dproducts, dalong = dproducts[:, None, :], dalong[:, None, :]
         place_g = (tile * (2 * L) + d) * (T * C) + t[:, None, None] * C + c[None, None, :]
