@@ -5,7 +5,8 @@
 
 Random weights, 950 training frames of rMD17's first split, 50 for validation, so many epochs on one core
 each, with the loss ``mse``, which was the default when the table was begun; errors are those on the
-validation frames. Rows that are in the file already are not run again.
+validation frames. Rows that are in the file already are not run again. A setting changes the configuration,
+or is one of the variants of the network in ``ablation_blocks.py``.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from ablation_blocks import VARIANTS, use
 
 SETTINGS: dict[str, list[str]] = {
     "as it is": [],
@@ -49,6 +52,7 @@ SETTINGS: dict[str, list[str]] = {
     "batches of 2": ["batch_size=2"],
     "batches of 10": ["batch_size=10"],
     "double precision": ["precision=float64"],
+    **{name: [] for name in VARIANTS},
 }
 
 
@@ -56,6 +60,8 @@ def run(name: str, molecule: str, seed: int, epochs: int) -> dict[str, Any]:
     """Train once."""
     from training import load_config, train
 
+    if name in VARIANTS:
+        use(name)
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(
             None,
