@@ -255,7 +255,7 @@ class FusedPotential:
                 )  # fmt: skip
             else:
                 self.atoms.begin_gradients[(n,)](
-                    self.weights.begin_back, first, number, tile_f, tile_x, tile_v,
+                    self.weights.begin_back, first, number, tile_x, tile_v,
                     of_x, of_sent, self.scale, **self.sizes_atoms, num_warps=warps_atoms,
                 )  # fmt: skip
         self.geometry.pair_forces[(tiles,)](

@@ -91,8 +91,7 @@ def begin(
 
 @triton.jit
 def begin_gradients(
-    weights_back, first_tile, number_of_tiles, of_atoms, of_projected, of_carried,
-    of_x, of_sent, scale,
+    weights_back, first_tile, number_of_tiles, of_projected, of_carried, of_x, of_sent, scale,
     F: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the first sums."""
