@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, seed: int, output: str | Path) -> dict[st
     if result.interrupted:
         raise SystemExit("interrupted: no row is written for less than the time given")
     summary = result.summary
-    test = summary["test"]
+    test, xtb = summary["test"], summary["xtb"]
     return {
         "label": arguments.label or arguments.model,
         "version": summary["versions"]["hegnn-forcefield"],
@@ -52,8 +52,12 @@ def run(arguments: argparse.Namespace, seed: int, output: str | Path) -> dict[st
         "train": arguments.train,
         "valid": arguments.valid,
         "start": summary["data"]["start"],
-        "budget_minutes": arguments.budget_minutes,
-        "seconds": summary["train"]["seconds"],
+        # Labelling with GFN2-xTB comes on top of the time for training.
+        "budget_minutes": round(
+            arguments.budget_minutes + xtb.get("labelling_seconds", 0.0) / 60, 1
+        ),
+        "seconds": summary["train"]["seconds"] + xtb.get("training_seconds", 0.0),
+        "xtb_frames": xtb.get("frames", 0),
         "epochs": summary["train"]["epochs"],
         "steps": summary["train"]["steps"],
         "parameters": summary["model"]["parameters"],

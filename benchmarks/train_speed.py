@@ -20,7 +20,7 @@ from training.clock import Clock
 from training.compiled import CompiledStep
 from training.graphs import LabelledGraph, join
 from training.module import ForceFieldModule
-from training.run import prepare
+from training.prepare import prepare
 
 Step = Callable[[LabelledGraph], tuple[torch.Tensor, torch.Tensor]]
 

@@ -146,6 +146,13 @@ def train_potential(
     except ForceFieldError as error:
         fail(error)
     if not result.summary:
+        if result.interrupted:
+            typer.secho(
+                "Stopped while learning from GFN2-xTB. Continue: train-potential "
+                f"{result.folder.path} --resume",
+                fg="yellow",
+            )
+            raise typer.Exit(EXIT_INTERRUPTED)
         return  # A helper process of a parallel run.
     _print_result(result.folder.path, result.summary, result.interrupted)
     if result.interrupted:

@@ -34,7 +34,7 @@ def save(
 
 
 def test(
-    potential: Potential, graphs: dict[str, GraphDataset], folder: RunFolder, device: str
+    potential: Potential, graphs: dict[str, GraphDataset], device: str
 ) -> tuple[Predictions | None, dict[str, dict[str, float]]]:
     """Evaluate on the test frames, and on the validation frames.
 

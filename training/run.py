@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from forcefield import Potential
 from forcefield.display import make_display
 from forcefield.errors import ConfigError
 from forcefield.files import write_json, write_text
-from training import run_folder
+from training import run_folder, xtb, xtb_labels
 from training.config import HardwareConfig, TrainConfig
 from training.config_io import dump_yaml
-from training.datasets import Split, data_hash, load_split
-from training.graphs import GraphDataset
+from training.prepare import Prepared, prepare
 from training.run_folder import RunFolder
-from training.start import choose_start, initial_potential, resolve
-from training.statistics import LEAST_SQUARES, Statistics, collect_statistics
 
 if TYPE_CHECKING:
     from training.fit import FitResult
@@ -35,7 +31,8 @@ class RunResult:
 
     Attributes:
         folder: The run's folder, with potential.pt, potential.safetensors, summary.json, report.html.
-        summary: Contents of summary.json; empty in the helper processes of a parallel run.
+        summary: Contents of summary.json; empty in the helper processes of a parallel run, and in a run
+            that was stopped before it came to its own frames.
         interrupted: Training was stopped by Ctrl-C; ``--resume`` continues it.
         warnings: What a person should know about the data.
     """
@@ -44,27 +41,6 @@ class RunResult:
     summary: dict[str, Any]
     interrupted: bool
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Data and potential, ready to fit.
-
-    Attributes:
-        split: The frames.
-        graphs: Graphs of the parts train, valid and test.
-        statistics: Of the training frames.
-        config: The configuration, with what depends on the data filled in.
-        description: Contents of data.json.
-        potential: With its initial weights, on the CPU.
-    """
-
-    split: Split
-    graphs: dict[str, GraphDataset]
-    statistics: Statistics
-    config: TrainConfig
-    description: dict[str, Any]
-    potential: Potential
 
 
 def train(
@@ -101,16 +77,27 @@ def train(
         torch.set_num_threads(config.hardware.threads)
     try:
         prepared = prepare(config)
-        config = prepared.config
+        config, description = prepared.config, prepared.describe()
+        if config.xtb_frames:
+            xtb_labels.check(config, prepared.split.train)
         if is_main:
             if resume:
-                run_folder.check_same_data(folder, prepared.description)
+                run_folder.check_same_data(folder, description)
                 write_text(folder.config, dump_yaml(config))
             else:
                 run_folder.create(folder, config)
-            write_json(folder.data, prepared.description)
+            write_json(folder.data, description)
             if show_progress:
-                _announce(config, prepared, folder)
+                _announce(prepared, folder)
+        learned: dict[str, Any] = {}
+        if config.xtb_frames:
+            learned = _learn_xtb(prepared, folder, show_progress)
+            if not learned:
+                return RunResult(folder, {}, True, prepared.split.warnings)
+            prepared = prepared.starting_from(xtb.start(prepared.start, learned, folder))
+            write_json(folder.data, prepared.describe())
+            if show_progress:
+                print(f"starting from {prepared.start.reason}", flush=True)
         display = make_display() if show_progress and is_main else None
         # Lightning takes seconds to import; mistakes in settings and data are reported before.
         from training.fit import fit, quiet_lightning
@@ -120,7 +107,7 @@ def train(
                 prepared.potential,
                 prepared.graphs["train"],
                 prepared.graphs["valid"],
-                config,
+                xtb.second_run(config) if learned else config,
                 accelerator,
                 folder,
                 resume,
@@ -128,51 +115,32 @@ def train(
             )
         if display is not None:
             print(FINISHING, flush=True)
-        summary = _finish(config, prepared, folder, result, accelerator) if is_main else {}
+        summary = _finish(prepared, learned, folder, result, accelerator) if is_main else {}
     finally:
         torch.set_num_threads(threads)
     return RunResult(folder, summary, result.stopped == "interrupted", prepared.split.warnings)
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Load the data and build the potential with its initial weights."""
-    options = config.dataset.model_dump(exclude={"source", "reference_energies"})
-    split = load_split(config.dataset.source, seed=config.seed, **options)
-    parts = {"train": split.train, "valid": split.valid, "test": split.test}
-    graphs = {name: GraphDataset(frames, config.model.cutoff) for name, frames in parts.items()}
-    statistics = collect_statistics(
-        split.train,
-        graphs["train"].average_neighbors(),
-        split.isolated_atoms,
-        config.dataset.reference_energies,
-    )
-    start = choose_start(config, statistics.species, statistics.avg_neighbors)
-    config = resolve(config, start, len(split.train))
-    potential = initial_potential(config, start, statistics, graphs["train"])
-    references = potential.readout.reference_energies.tolist()
-    fitted_to_rest = start.weights is not None and statistics.reference_source == LEAST_SQUARES
-    description = {
-        "source": split.source,
-        "sha256": data_hash([*split.train, *split.valid, *split.test]),
-        "frames": {name: len(frames) for name, frames in parts.items()},
-        "license": split.license,
-        "notes": split.notes,
-        "warnings": list(split.warnings),
-        "elements": statistics.species,
-        "reference_energies_eV": dict(zip(map(str, potential.species), references, strict=True)),
-        "reference_energies_from": statistics.reference_source
-        + (", of what the starting weights leave" if fitted_to_rest else ""),
-        "start": start.reason,
-        "architecture": potential.architecture,
-        "forces_rms_eV_per_A": statistics.energy_scale,
-        "neighbors_per_atom": statistics.avg_neighbors,
-    }
-    return Prepared(split, graphs, statistics, config, description, potential)
+def _learn_xtb(prepared: Prepared, folder: RunFolder, show_progress: bool) -> dict[str, Any]:
+    """Learn frames of GFN2-xTB in a run of its own, unless that was done; empty if it was stopped."""
+    try:
+        labels = xtb_labels.label(
+            prepared.config, prepared.split.train, folder, quiet=not show_progress
+        )
+    except KeyboardInterrupt:
+        return {}
+    first = xtb.first_folder(folder)
+    if not xtb.is_done(first):
+        resume = first.config.is_file()
+        config = xtb.first_run(prepared.config, labels, folder)
+        if train(config, resume=resume, show_progress=show_progress).interrupted:
+            return {}
+    return xtb.describe(labels, first)
 
 
 def _finish(
-    config: TrainConfig,
     prepared: Prepared,
+    learned: dict[str, Any],
     folder: RunFolder,
     result: "FitResult",
     accelerator: str,
@@ -181,19 +149,21 @@ def _finish(
     from training import finish, last_layer, uncertainty
 
     device = "cuda" if accelerator == "cuda" else "cpu"
+    config, description = prepared.config, prepared.describe()
     potential = prepared.potential.to(device).eval()
     parts: list[Any] = [prepared.graphs["train"], prepared.graphs["valid"]]
     parts = [last_layer.rows(potential, part, device) if len(part) else None for part in parts]
     if None not in parts:
         parts = list(last_layer.refit(potential, *parts))
     uncertainty.calibrate(potential, *parts)
-    finish.save(potential, folder, prepared.description, config, result)
-    predictions, errors = finish.test(potential, prepared.graphs, folder, device)
+    finish.save(potential, folder, description, config, result)
+    predictions, errors = finish.test(potential, prepared.graphs, device)
     summary = finish.summarize(folder, prepared.graphs, result, errors, device)
+    summary["xtb"] = learned
     write_json(folder.summary, summary)
     if predictions is not None:
         predictions.save(folder.predictions)
-    finish.report(folder, config, prepared.description, summary, predictions)
+    finish.report(folder, config, description, summary, predictions)
     return summary
 
 
@@ -213,17 +183,18 @@ def choose_accelerator(hardware: HardwareConfig) -> str:
     return chosen
 
 
-def _announce(config: TrainConfig, prepared: Prepared, folder: RunFolder) -> None:
+def _announce(prepared: Prepared, folder: RunFolder) -> None:
     from ase.data import chemical_symbols
 
-    frames = prepared.description["frames"]
+    frames = {name: len(graphs) for name, graphs in prepared.graphs.items()}
     elements = " ".join(chemical_symbols[z] for z in prepared.statistics.species)
     parameters = sum(p.numel() for p in prepared.potential.parameters())
     print(
         f"{prepared.split.source}: {frames['train']} training, {frames['valid']} validation, "
         f"{frames['test']} test frames ({elements})"
     )
-    print(f"{config.model.name} with {parameters:,} parameters -> {folder.path}")
-    print(f"starting from {prepared.description['start']}", flush=True)
+    print(f"{prepared.config.model.name} with {parameters:,} parameters -> {folder.path}")
+    if not prepared.config.xtb_frames:  # Else it is said in the run that begins there.
+        print(f"starting from {prepared.start.reason}", flush=True)
     for warning in prepared.split.warnings:
         print(f"note: {warning}", flush=True)

@@ -96,7 +96,7 @@ def _density(neighbors: float, path: Path) -> str | None:
 def resolve(config: TrainConfig, start: Start, frames: int) -> TrainConfig:
     """The configuration with what start and number of training frames decide filled in."""
     rate = FROM_RANDOM_WEIGHTS
-    if start.weights is not None:
+    if start.weights is not None or config.xtb_frames:
         rate = FROM_TRAINED_WEIGHTS if frames >= MANY_FRAMES else WITH_FEW_FRAMES
     training = config.training
     if training.learning_rate is None:

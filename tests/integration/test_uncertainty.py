@@ -231,7 +231,7 @@ class TestComparison:
             "test": GraphDataset(split.test, potential.cutoff),
             "valid": GraphDataset(split.valid, potential.cutoff),
         }
-        found, errors = finish.test(potential, graphs, None, "cpu")
+        found, errors = finish.test(potential, graphs, "cpu")
         assert errors["uncertainty"] == pytest.approx(calibration_figures(predictions), rel=1e-3)
         assert found.energy_uncertainty is not None
 

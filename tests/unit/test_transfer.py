@@ -12,7 +12,7 @@ from forcefield.transfer import restrict_species
 from training import load_config
 from training.datasets.frames import Frame
 from training.graphs import GraphDataset
-from training.run import prepare
+from training.prepare import prepare
 from training.start import choose_start, initial_potential
 from training.statistics import collect_statistics
 

@@ -4,5 +4,6 @@
     python -m training.pretraining.labels ...      GFN2-xTB energies and forces along hot trajectories
     python -m training.pretraining.backbone ...    the training itself
 
-The recipe that made the weights in the package, with its data, stands in docs/pretrained.md.
+The recipe that made the weights in the package, with its data, stands beside them, in
+forcefield/pretrained/README.md.
 """

@@ -27,7 +27,9 @@ MAX_FORCE = 30.0
 """eV/Å; a trajectory that meets a larger one has left chemistry and ends."""
 
 
-def heat(structure: Structure, frames: int, steps: int, seed: int) -> list[Structure]:
+def heat(
+    structure: Structure, frames: int, steps: int, seed: int, charge: int = 0
+) -> list[Structure]:
     """Label a molecule along a trajectory.
 
     Args:
@@ -35,6 +37,7 @@ def heat(structure: Structure, frames: int, steps: int, seed: int) -> list[Struc
         frames: Labelled geometries to return at most; fewer if GFN2-xTB fails on the way.
         steps: Time steps between them.
         seed: Of temperature and noise.
+        charge: Of the molecule, e.
     """
     from tblite.interface import Calculator
 
@@ -44,7 +47,7 @@ def heat(structure: Structure, frames: int, steps: int, seed: int) -> list[Struc
     velocity = random.normal(0.0, np.sqrt(thermal / MASS), positions.shape)
     decay = np.exp(-FRICTION * TIME_STEP)
     noise = np.sqrt((1.0 - decay**2) * thermal / MASS)
-    calculator = Calculator("GFN2-xTB", structure.numbers, positions / units.Bohr)
+    calculator = Calculator("GFN2-xTB", structure.numbers, positions / units.Bohr, charge)
     calculator.set("verbosity", 0)
     labelled: list[Structure] = []
     result = None
@@ -70,7 +73,7 @@ def heat(structure: Structure, frames: int, steps: int, seed: int) -> list[Struc
     return labelled
 
 
-def _heat(task: tuple[Structure, int, int, int]) -> list[Structure]:
+def _heat(task: tuple[Structure, int, int, int, int]) -> list[Structure]:
     return heat(*task)
 
 
@@ -81,16 +84,18 @@ def main(
     steps: Annotated[int, typer.Option(help="time steps of 2.5 fs between them")] = 4,
     processes: Annotated[int, typer.Option(help="molecules at a time")] = 1,
     seed: Annotated[int, typer.Option(help="of temperatures and noise")] = 0,
+    charge: Annotated[int, typer.Option(help="of every molecule, e")] = 0,
     prefix: Annotated[str, typer.Option(help="only molecules whose name begins so")] = "",
 ) -> None:
     """Label geometries with GFN2-xTB."""
     os.environ["OMP_NUM_THREADS"] = "1"
     starts = [s for s in load_structures(molecules) if s.molecule.startswith(prefix)]
-    tasks = [(start, frames, steps, seed + k) for k, start in enumerate(starts)]
+    tasks = [(start, frames, steps, seed + k, charge) for k, start in enumerate(starts)]
     labelled: list[Structure] = []
+    chunk = max(1, min(20, len(tasks) // (4 * processes)))
     with (
         multiprocessing.get_context("spawn").Pool(processes) as pool,
-        typer.progressbar(pool.imap(_heat, tasks, chunksize=20), length=len(tasks)) as bar,
+        typer.progressbar(pool.imap(_heat, tasks, chunksize=chunk), length=len(tasks)) as bar,
     ):
         for found in bar:
             labelled += found

@@ -1,0 +1,95 @@
+"""A run's own molecules at the level of GFN2-xTB first: thousands of frames that cost milliseconds each.
+
+Where frames of the wanted level of theory are few, they show too few geometries. GFN2-xTB (Bannwarth,
+Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652, 2019) labels geometries around them
+(:mod:`training.xtb_labels`), a run in the folder ``xtb`` of the run's own learns these, and its weights are
+what the run's own frames start from.
+"""
+
+from typing import Any
+
+from forcefield.files import write_text
+from training.config import DatasetConfig, TrainConfig
+from training.config_io import dump_yaml
+from training.run_folder import RunFolder
+from training.start import Start
+from training.xtb_labels import Labels
+
+EPOCHS = 20
+"""Passes over the labelled frames where a run has a number of epochs, which counts its own frames."""
+SHARE = 0.7
+"""Of the minutes where a run has a time."""
+
+
+def first_folder(folder: RunFolder) -> RunFolder:
+    """Where the first run is, in the folder of the run itself."""
+    return RunFolder(folder.path / "xtb")
+
+
+def is_done(first: RunFolder) -> bool:
+    """Whether the first run came to its end."""
+    return first.read_summary().get("train", {}).get("stopped") in ("complete", "early")
+
+
+def first_run(config: TrainConfig, labels: Labels, folder: RunFolder) -> TrainConfig:
+    """The configuration of the run that learns the labelled frames, in the folder ``xtb``.
+
+    Args:
+        config: Of the run itself, its start resolved.
+        labels: The labelled frames.
+        folder: Of the run itself.
+    """
+    training = config.training.model_copy(
+        update={"epochs": EPOCHS, "minutes": _minutes(config, SHARE), "learning_rate": None}
+    )
+    # Hot geometries may have forces that a user's own should not.
+    dataset = DatasetConfig(
+        source=str(labels.path), valid=labels.held_out, test=0, allow_unusual=True
+    )
+    first = first_folder(folder)
+    if first.config.is_file():  # A run to resume; its folder may have another name by now.
+        moved = first.read_config().model_copy(update={"dataset": dataset})
+        write_text(first.config, dump_yaml(moved))
+    return config.model_copy(
+        update={
+            "name": first.path.name,
+            "output": str(folder.path),
+            "xtb_frames": 0,
+            "dataset": dataset,
+            "training": training,
+        }
+    )
+
+
+def second_run(config: TrainConfig) -> TrainConfig:
+    """The configuration for the run's own frames: what :func:`first_run` leaves of the minutes."""
+    training = config.training.model_copy(update={"minutes": _minutes(config, 1.0 - SHARE)})
+    return config.model_copy(update={"training": training})
+
+
+def start(before: Start, learned: dict[str, Any], folder: RunFolder) -> Start:
+    """Where the run's own frames begin: the weights of the first run.
+
+    Args:
+        before: Where the first run began.
+        learned: From :func:`describe`.
+        folder: Of the run itself.
+    """
+    reason = f"{before.reason}, trained on {learned['frames']} frames of GFN2-xTB"
+    return Start(first_folder(folder).weights, reason)
+
+
+def describe(labels: Labels, first: RunFolder) -> dict[str, Any]:
+    """What the run's summary says about the first run."""
+    summary = first.read_summary()
+    return {
+        "frames": labels.count,
+        "labelling_seconds": round(labels.seconds, 1),
+        "training_seconds": summary["train"]["seconds"],
+        "valid": summary["valid"],
+    }
+
+
+def _minutes(config: TrainConfig, share: float) -> float | None:
+    minutes = config.training.minutes
+    return None if minutes is None else share * minutes
