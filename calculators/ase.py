@@ -23,7 +23,6 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from calculators.evaluator import (
     DEFAULT_MAX_FORCE,
-    DEFAULT_SKIN,
     Evaluation,
     Evaluator,
     check_max_force,
@@ -32,6 +31,7 @@ from calculators.evaluator import (
 from calculators.hessian import hessian
 from calculators.loading import pack_potential, unpack_potential
 from forcefield.export import ExportedPotential
+from forcefield.neighbors import DEFAULT_SKIN, check_skin
 from forcefield.uncertainty import check_uncertainty
 
 UNCERTAINTIES = frozenset({"energy_uncertainty", "forces_uncertainty"})
@@ -180,7 +180,7 @@ class PotentialCalculator(ForceFieldCalculator):
         CheckpointError: There is no such file, it is not an exported potential, or ``uncertainty`` is
             set and it holds no error estimate.
         ConfigError: A double-precision potential is asked to run in single precision, the device is not
-            there, or ``max_force`` is not a positive number.
+            there, ``max_force`` is not a positive number, or ``skin`` is negative or not finite.
         CompilationError: ``compile`` is set and the potential cannot be compiled here.
     """
 
@@ -196,7 +196,7 @@ class PotentialCalculator(ForceFieldCalculator):
     ) -> None:
         super().__init__()
         self.potential = open_potential(potential, device, dtype, compile)
-        self.skin = skin
+        self.skin = check_skin(skin)
         self.max_force = check_max_force(max_force)
         self.uncertainty = uncertainty
         if uncertainty:

@@ -15,9 +15,10 @@ import torch
 from ase import Atoms
 
 from calculators.ase import ForceFieldCalculator, PotentialCalculator
-from calculators.evaluator import DEFAULT_MAX_FORCE, DEFAULT_SKIN
+from calculators.evaluator import DEFAULT_MAX_FORCE
 from forcefield.errors import ConfigError
 from forcefield.export import ExportedPotential
+from forcefield.neighbors import DEFAULT_SKIN
 
 
 class CommitteeCalculator(ForceFieldCalculator):

@@ -22,16 +22,13 @@ from forcefield.compiled import compile_exported, runner, scripted_module
 from forcefield.errors import ConfigError, InvalidStructureError
 from forcefield.export import ExportedPotential
 from forcefield.graph import edge_vectors
-from forcefield.neighbors import MoleculePairs, VerletList, all_pairs
+from forcefield.neighbors import DEFAULT_SKIN, MoleculePairs, VerletList, all_pairs
 from forcefield.recording import record
 from forcefield.uncertainty import check_uncertainty, predict_uncertainty
 
 STATIC_ATOMS = 64
 """Up to this many atoms outside a cell every pair is looked at (on a GPU: is an edge, so that shapes stay
 the same) and no neighbour list is built."""
-
-DEFAULT_SKIN = 0.5
-"""Å by which a neighbour list outlives the cutoff; an atom that moves half of it ends its life."""
 
 DEFAULT_MAX_FORCE = 200.0
 """eV/Å. 10,000 frames of rMD17 (500 K) hold no force above 11, ethanol at 1000 K stays below 20: beyond
@@ -115,14 +112,15 @@ class Evaluator:
     Args:
         potential: The exported potential.
         atomic_numbers: (n,); fixed for the life of the evaluator.
-        skin: Å, see :data:`DEFAULT_SKIN`. Edges between cutoff and cutoff + skin are dropped before
-            the model runs, so a larger skin saves searches and costs the model nothing.
+        skin: Å, see :data:`forcefield.neighbors.DEFAULT_SKIN`. Edges between cutoff and cutoff + skin
+            are dropped before the model runs, so a larger skin saves searches and costs the model
+            nothing.
         max_force: eV/Å; a larger force on an atom is an error. ``math.inf`` lets every finite force
             pass.
 
     Raises:
         UnknownElementError: The potential does not know one of the elements.
-        ConfigError: ``max_force`` is not a positive number.
+        ConfigError: ``max_force`` is not a positive number, or ``skin`` negative or not finite.
     """
 
     def __init__(

@@ -13,7 +13,8 @@ import torch
 
 from forcefield.checkpoint import FORMAT_VERSION
 from forcefield.compiled import compile_exported, is_compiled, scripted_module
-from forcefield.errors import CheckpointError, ConfigError
+from forcefield.devices import check_device
+from forcefield.errors import CheckpointError
 from forcefield.export import ExportedPotential, load_exported, quiet_torchscript
 
 
@@ -42,29 +43,6 @@ def load_on(path: str | Path, device: str | torch.device = "cpu") -> ExportedPot
             f"{torch.__version__}: export it again here (export-potential, from the run's "
             f"potential.safetensors), or install torch {str(made_by).partition('+')[0]}"
         ) from error
-
-
-def check_device(name: str | torch.device) -> torch.device:
-    """The device, if potentials run on it here.
-
-    Raises:
-        ConfigError: There is no such device, or it has no double precision.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; choose 'cpu' or 'cuda'") from None
-    if device.type == "mps":
-        raise ConfigError(
-            "potentials do not run on Apple's GPU ('mps'): it has no double precision, in which "
-            "positions and energies of atoms are added up; use device='cpu'"
-        )
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"torch {torch.__version__} finds no CUDA device here; use device='cpu', or install the "
-            "torch that fits the driver"
-        )
-    return device
 
 
 def pack_potential(potential: ExportedPotential) -> tuple[Any, ...]:

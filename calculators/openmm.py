@@ -25,6 +25,7 @@ from calculators.openmm_mixed import create_mixed_system
 from calculators.openmm_region import connect_molecules
 from calculators.openmm_reporter import StabilityReporter
 from calculators.openmm_xml import system_from_xml
+from forcefield.errors import ConfigError
 
 if TYPE_CHECKING:
     import openmm
@@ -69,15 +70,21 @@ def create_system(
             others.
 
     Raises:
-        ConfigError: Unknown engine or a bad option.
+        ConfigError: Unknown engine, a bad option, or ``periodic=True`` without box vectors.
         CheckpointError, UnknownElementError, EngineError: As for :func:`torch_force`.
     """
     openmm = import_openmm()
+    box = topology.getPeriodicBoxVectors()
+    if box is None and options.get("periodic"):
+        # OpenMM would take its default, a cube of 2 nm.
+        raise ConfigError(
+            "periodic=True needs a box, and the topology has none: give it one with "
+            "topology.setPeriodicBoxVectors(...), or leave periodic out"
+        )
     force = choose_engine(engine)(potential, topology, **options)
     system = openmm.System()
     for atom in topology.atoms():
         system.addParticle(0.0 if atom.element is None else atom.element.mass)
-    box = topology.getPeriodicBoxVectors()
     if box is not None:
         system.setDefaultPeriodicBoxVectors(*box)
         connect_molecules(system, [(a.index, b.index) for a, b in topology.bonds()])

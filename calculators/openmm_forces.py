@@ -14,7 +14,6 @@ import numpy as np
 
 from calculators.evaluator import (
     DEFAULT_MAX_FORCE,
-    DEFAULT_SKIN,
     Evaluator,
     check_max_force,
     open_potential,
@@ -29,6 +28,7 @@ from calculators.openmm_particles import (
 from forcefield import units
 from forcefield.errors import ConfigError, EngineError, ForceFieldError
 from forcefield.export import ExportedPotential
+from forcefield.neighbors import DEFAULT_SKIN, check_skin
 
 if TYPE_CHECKING:
     import openmm
@@ -121,7 +121,7 @@ def torch_force(
         energy=ENERGY,
         periodic=box,
         scaled=scale_parameter is not None,
-        skin=skin,
+        skin=check_skin(skin),
         max_force=check_max_force(max_force),
         turned_down=TURNED_DOWN,
         cuda_graphs=cuda_graphs,
@@ -252,8 +252,11 @@ class _Callback:
         return re.sub(r"atom (\d+) \(", lambda m: f"atom {particles[int(m[1])]} (", message)
 
 
-def import_openmm() -> Any:
+def import_openmm(otherwise: str = "") -> Any:
     """OpenMM's module.
+
+    Args:
+        otherwise: What else a user can do where it is missing, for the message.
 
     Raises:
         EngineError: It is missing or too old.
@@ -262,10 +265,12 @@ def import_openmm() -> Any:
         import openmm
     except ImportError as error:
         raise EngineError(
-            f'OpenMM cannot be imported ({error}); pip install "hegnn-forcefield[openmm]"'
+            f'OpenMM cannot be imported ({error}); pip install "hegnn-forcefield[openmm]"{otherwise}'
         ) from error
     if not hasattr(openmm, "PythonForce") or not hasattr(openmm.PythonForce, "setParticles"):
-        raise EngineError(f"OpenMM {openmm.__version__} is too old; pip install 'openmm>=8.6.1'")
+        raise EngineError(
+            f"OpenMM {openmm.__version__} is too old; pip install 'openmm>=8.6.1'{otherwise}"
+        )
     return openmm
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calculators.evaluator import DEFAULT_MAX_FORCE, DEFAULT_SKIN, open_potential
+from calculators.evaluator import DEFAULT_MAX_FORCE, open_potential
 from calculators.openmm_forces import python_force
 from forcefield.errors import ConfigError
+from forcefield.neighbors import DEFAULT_SKIN
 
 if TYPE_CHECKING:
     import openmm

@@ -123,6 +123,9 @@ class LangevinReplicas:
     sampling via Langevin dynamics", J. Chem. Phys. 138, 174102, 2013). Without friction it is velocity
     Verlet.
 
+    Positions and velocities may be changed in place between runs, ``dynamics.positions[k] = ...``; a run
+    begins with the energies and forces of the positions that it finds, ``run(0)`` does no more than that.
+
     Args:
         replicas: What gives the forces.
         positions: Where they start, (n, 3) for all or (k, n, 3), Å.
@@ -182,6 +185,7 @@ class LangevinReplicas:
         self._pairs = self._choose_pairs()
         results = replicas(self.positions, self._pairs.edges(self.positions))
         self.energies, self.forces = (tensor.clone() for tensor in results)
+        self._evaluated = self.positions.clone()
         self._worst = self._largest_forces()
         self._step: Callable[[], None] = self._take_step
         self._check()
@@ -193,12 +197,30 @@ class LangevinReplicas:
         Raises:
             NonFiniteForceError: A force is NaN or infinite.
             AbsurdForceError: A force is larger than ``max_force``. Either error names replica and atom;
-                it comes up to 100 steps late.
+                it comes up to 100 steps late. Once the positions are repaired, runs go on.
         """
+        self._begin()
         last = self.steps + steps
         while self.steps < last:
             to_check = STEPS_BETWEEN_CHECKS - self.steps % STEPS_BETWEEN_CHECKS
             self._advance(min(to_check, last - self.steps))
+            self._check()
+
+    def _begin(self) -> None:
+        """Forces of positions that somebody changed, and no memory of those of an earlier run.
+
+        Whoever writes through an array that shares the memory leaves no trace but the numbers.
+        """
+        changed = not torch.equal(self.positions, self._evaluated)
+        if changed:
+            self._evaluate()
+            while self._pairs.overflowed():
+                self._pairs.grow()
+                self._record()
+                self._evaluate()
+            self._evaluated.copy_(self.positions)
+        self._worst.copy_(self._largest_forces())
+        if changed:
             self._check()
 
     def temperatures(self) -> Tensor:
@@ -220,11 +242,15 @@ class LangevinReplicas:
             noise = (1.0 - self._memory**2) ** 0.5 * self._speeds * self._noise()
             self.velocities.mul_(self._memory).add_(noise)
         self.positions.add_(self.velocities, alpha=0.5 * self._time)
+        self._evaluate()
+        self.velocities.add_(kick * self.forces)
+        self._worst.copy_(torch.maximum(self._worst, self._largest_forces()))
+
+    def _evaluate(self) -> None:
+        """Energies and forces of the positions, into the tensors that a recording knows."""
         energies, forces = self.replicas(self.positions, self._pairs.edges(self.positions))
         self.energies.copy_(energies)
         self.forces.copy_(forces)
-        self.velocities.add_(kick * self.forces)
-        self._worst.copy_(torch.maximum(self._worst, self._largest_forces()))
 
     def _choose_pairs(self) -> ClosePairs | PairList:
         if self.replicas.device.type == "cuda":
@@ -248,6 +274,7 @@ class LangevinReplicas:
             self._go_back(before)
             raise
         self.steps += steps
+        self._evaluated.copy_(self.positions)
 
     def _record(self) -> None:
         """On a GPU, record a step; the steps that are taken meanwhile do not count."""
@@ -255,9 +282,11 @@ class LangevinReplicas:
             return
         before = self._state()
         self._step = self._take_step  # A recording that there was gives its memory back.
-        with torch.cuda.device(self.replicas.device):
-            self._step = record(self._take_step, (self._generator,))
-        self._go_back(before)
+        try:
+            with torch.cuda.device(self.replicas.device):
+                self._step = record(self._take_step, (self._generator,))
+        finally:
+            self._go_back(before)
 
     def _state(self) -> tuple[list[Tensor], Tensor]:
         return [tensor.clone() for tensor in self._changing()], self._generator.get_state()

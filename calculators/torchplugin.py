@@ -24,6 +24,9 @@ PLUGIN_PACKAGES = (
 )
 """Packages that provide the module ``openmmtorch``."""
 
+TORCH_BOUNDS, PLUGIN_BOUNDS = ">=2.10,<2.13", ">=1.10,<2"
+"""Of pyproject.toml: versions of torch and of Acellera's plugins that were built for each other."""
+
 
 class _Probe(torch.nn.Module):
     """Two springs to the origin, differentiated as potentials are."""
@@ -109,19 +112,23 @@ def try_plugin(plugin: ModuleType, probe: torch.jit.ScriptModule) -> None:
 
 
 def _incompatible(openmm: ModuleType, what: str) -> str:
+    package, version = _installed_plugin()
+    # Two plugins must not lie beside each other; conda's has other versions, and pip none at all.
+    wanted = package if package.startswith("acellera") else PLUGIN_PACKAGES[0]
     return (
-        f"the TorchForce plugin ({_plugin_version()}) does not work with torch {torch.__version__} "
+        f"the TorchForce plugin ({package}{version}) does not work with torch {torch.__version__} "
         f"and OpenMM {openmm.__version__}: {what}. Install a pair that was built for each other: "
-        'pip install --force-reinstall "hegnn-forcefield[openmm]"; or use python_force '
+        f'pip install -U "torch{TORCH_BOUNDS}" "{wanted}{PLUGIN_BOUNDS}"; or use python_force '
         '(engine="python"), which needs OpenMM alone'
     )
 
 
-def _plugin_version() -> str:
+def _installed_plugin() -> tuple[str, str]:
+    """Package and, after a space, version of the plugin."""
     for package in PLUGIN_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            return f"{package} {metadata.version(package)}"
-    return "openmmtorch, of unknown version"
+            return package, f" {metadata.version(package)}"
+    return "openmmtorch", ", of unknown version"
 
 
 def _first_line(error: Exception) -> str:

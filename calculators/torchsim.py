@@ -18,10 +18,10 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from calculators.evaluator import DEFAULT_SKIN, STATIC_ATOMS, open_potential
+from calculators.evaluator import STATIC_ATOMS, open_potential
 from forcefield.errors import EngineError, InvalidStructureError, NonFiniteForceError
 from forcefield.export import ExportedPotential
-from forcefield.neighbors import VerletList, all_pairs
+from forcefield.neighbors import DEFAULT_SKIN, VerletList, all_pairs, check_skin
 
 try:
     from torch_sim.models.interface import ModelInterface
@@ -71,6 +71,7 @@ class TorchSimModel(ModelInterface):
 
     Raises:
         CheckpointError: There is no such file, or it is not an exported potential.
+        ConfigError: ``skin`` is negative or not finite.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class TorchSimModel(ModelInterface):
         super().__init__()
         self.potential = open_potential(potential, str(device))
         self.module = self.potential.module
-        self.skin = skin
+        self.skin = check_skin(skin)
         self._device = self.potential.device
         self._dtype = dtype
         self._compute_stress = compute_stress

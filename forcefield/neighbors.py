@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forcefield.errors import InvalidStructureError
+from forcefield.errors import ConfigError, InvalidStructureError
+
+DEFAULT_SKIN = 0.5
+"""Å by which a neighbour list outlives the cutoff; an atom that moves half of it ends its life."""
 
 THINNEST_CELL = 0.1
 """Å; no crystal has a cell of less height, and lists would have no end."""
@@ -106,6 +109,19 @@ def all_pairs(num_atoms: int) -> Tensor:
     return torch.as_tensor(np.stack([j, i]))
 
 
+def check_skin(skin: float) -> float:
+    """The skin of a neighbour list, Å, as a float.
+
+    Raises:
+        ConfigError: It is negative, with which lists would miss pairs, or not finite.
+    """
+    if not 0.0 <= skin < math.inf:
+        raise ConfigError(
+            f"skin is a length in Å, zero (a new neighbour list at every step) or above, found {skin!r}"
+        )
+    return float(skin)
+
+
 class MoleculePairs:
     """Pairs within the cutoff of a molecule outside a cell, small enough to look at every pair.
 
@@ -153,11 +169,14 @@ class VerletList:
     Args:
         cutoff: Å.
         skin: Å; 0 builds a list at every call.
+
+    Raises:
+        ConfigError: ``skin`` is negative or not finite.
     """
 
-    def __init__(self, cutoff: float, skin: float = 1.0) -> None:
+    def __init__(self, cutoff: float, skin: float = DEFAULT_SKIN) -> None:
         self.cutoff = float(cutoff)
-        self.skin = float(skin)
+        self.skin = check_skin(skin)
         self.builds = 0
         self._positions = np.empty((0, 3))
         self._cell = np.zeros((3, 3))

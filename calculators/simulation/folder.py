@@ -1,7 +1,11 @@
-"""The folder of a simulation."""
+"""The folder of a simulation: its files, and whether a new one may begin in it."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from forcefield.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,47 @@ class SimulationFolder:
             self.plot,
             *(self.trajectory(suffix) for suffix in ("dcd", "xtc", "extxyz")),
         ]
+
+    def is_simulation(self) -> bool:
+        """Whether there is a settings file, and one that a simulation wrote."""
+        try:
+            values = json.loads(self.settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(values, dict) and {"settings", "degrees_of_freedom"} <= values.keys()
+
+
+def check_new(folder: SimulationFolder, inputs: Iterable[str], overwrite: bool) -> None:
+    """Check that a new simulation may use a folder; nothing is changed yet.
+
+    Args:
+        folder: Where its files are to go; those of an earlier simulation will be removed.
+        inputs: Names of the files that it reads.
+        overwrite: Whether an earlier simulation may be replaced.
+
+    Raises:
+        ConfigError: There is a simulation already and ``overwrite`` is False, one of its files is an
+            input, or a file that no simulation wrote would be replaced.
+    """
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConfigError(f"{folder.path} is a file: choose another --out")
+    there = [path for path in folder.all_files() if path.exists() or path.is_symlink()]
+    if not folder.is_simulation():
+        if there:
+            raise ConfigError(
+                f"{folder.path} is not the folder of a simulation, and its {there[0].name} would be "
+                "replaced, which --overwrite does not allow either: choose another --out"
+            )
+        return
+    if not overwrite:
+        raise ConfigError(
+            f"{folder.path} holds a simulation already: continue it with --resume, replace it "
+            "with --overwrite, or choose another --out"
+        )
+    for source in map(Path, inputs):
+        # Whatever the names are: a link to a file that goes is of no use either.
+        if source.is_file() and any(path.exists() and path.samefile(source) for path in there):
+            raise ConfigError(
+                f"{source} belongs to the simulation that --overwrite would remove: choose another "
+                "--out, or copy the file to somewhere else first"
+            )

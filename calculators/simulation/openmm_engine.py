@@ -13,6 +13,7 @@ from ase import Atoms
 
 from calculators.evaluator import STATIC_ATOMS
 from calculators.openmm import ENERGY, FORCE, LENGTH, create_system
+from calculators.openmm_forces import import_openmm
 from calculators.simulation.engine import WARM_UP, Sample, State, degrees_of_freedom
 from calculators.simulation.quantities import PICOSECOND
 from calculators.simulation.settings import SimulationSettings
@@ -30,22 +31,6 @@ BAROSTAT_INTERVAL = 25
 """Steps between two attempts to change the volume."""
 
 
-def import_openmm() -> Any:
-    """The module.
-
-    Raises:
-        EngineError: It cannot be imported.
-    """
-    try:
-        import openmm
-    except ImportError as error:
-        raise EngineError(
-            f'OpenMM cannot be imported ({error}); pip install "hegnn-forcefield[openmm]", or choose '
-            "--engine ase"
-        ) from error
-    return openmm
-
-
 def openmm_platform(platform: str) -> tuple[str, str]:
     """OpenMM's platform and torch's device for what the user named.
 
@@ -54,9 +39,9 @@ def openmm_platform(platform: str) -> tuple[str, str]:
 
     Raises:
         ConfigError: There is no such platform here.
-        EngineError: OpenMM cannot be imported.
+        EngineError: OpenMM is missing or too old.
     """
-    openmm = import_openmm()
+    openmm = import_openmm(", or choose --engine ase")
     count = openmm.Platform.getNumPlatforms()
     known = [openmm.Platform.getPlatform(i).getName() for i in range(count)]
     name = platform.lower()

@@ -43,7 +43,7 @@ def write_plot(
     dense = "density_g_per_cm3" in rows and settings.ensemble == "npt"
     figure = Figure(figsize=(10, 9.2 if dense else 6.4), layout="constrained")
     grid = figure.subplots(3 if dense else 2, 2)
-    _energy(grid[0, 0], settings, rows, len(atoms))
+    _energy(grid[0, 0], rows, len(atoms))
     _temperature(grid[0, 1], settings, rows)
     _distances(grid[1, 0], atoms, edges, counts)
     _bonds(grid[1, 1], rows)
@@ -55,9 +55,7 @@ def write_plot(
     write_with(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
 
 
-def _energy(
-    axes: "Axes", settings: SimulationSettings, rows: Mapping[str, np.ndarray], atoms: int
-) -> None:
+def _energy(axes: "Axes", rows: Mapping[str, np.ndarray], atoms: int) -> None:
     names = [("potential_eV", "potential", ORANGE), ("total_eV", "total", BLUE)]
     if "conserved_eV" in rows:
         names.append(("conserved_eV", "conserved", GREY))

@@ -12,7 +12,7 @@ from ase import Atoms
 
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import Sample
-from calculators.simulation.folder import SimulationFolder
+from calculators.simulation.folder import SimulationFolder, check_new
 from calculators.simulation.plots import write_plot
 from calculators.simulation.record import read_energies
 from calculators.simulation.resume import check_continuation
@@ -22,7 +22,7 @@ from calculators.simulation.start import Run, begin, load_potential, reopen, thr
 from calculators.simulation.structure import prepare_structure, read_structure
 from calculators.simulation.summary import summarize
 from forcefield.display import Display, Progress, make_display
-from forcefield.errors import ConfigError, ForceFieldError, NonFiniteForceError
+from forcefield.errors import ForceFieldError, NonFiniteForceError
 from forcefield.files import write_json, write_with
 from forcefield.interrupt import StopRequest
 
@@ -79,7 +79,7 @@ def simulate(
         bonds: Pairs and reference lengths by which stability is judged; by default the bonds of the
             starting structure.
         resume: Continue the run in the folder from its last checkpoint.
-        overwrite: Replace a run in the folder.
+        overwrite: Replace a run in the folder. Files that no run left there are never replaced.
         show_progress: Show time, temperature and speed on the screen.
         plot: Draw plot.png, where matplotlib is installed.
 
@@ -88,8 +88,9 @@ def simulate(
         failed): everything before is written.
 
     Raises:
-        ConfigError: The folder holds a run already, or the settings do not fit the structure, or not
-            the run that is to be continued.
+        ConfigError: The folder holds a run already, or files of something else or of the input that
+            would be replaced; or the settings do not fit the structure, or not the run that is to be
+            continued.
         CheckpointError: The potential or the checkpoint cannot be read.
         UnknownElementError, InvalidStructureError, NonFiniteForceError, EngineError: Found before
             the first step.
@@ -99,11 +100,8 @@ def simulate(
         check_continuation(folder, settings)
         atoms = Checkpoint.load(folder.checkpoint).atoms
     else:
-        if not overwrite and folder.settings.exists():
-            raise ConfigError(
-                f"{folder.path} holds a simulation already: continue it with --resume, replace it "
-                "with --overwrite, or choose another --out"
-            )
+        inputs = [name for name in (settings.potential, settings.structure) if name]
+        check_new(folder, inputs, overwrite)
         if structure is None:
             structure = read_structure(Path(settings.structure))
         atoms = prepare_structure(structure, settings)

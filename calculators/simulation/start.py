@@ -146,12 +146,14 @@ def begin(
     if not first.is_finite():
         raise NonFiniteForceError("the energy of the starting structure is not finite")
     folder.path.mkdir(parents=True, exist_ok=True)
+    # The settings are replaced, never gone: without them nobody may write into the folder again.
     for path in folder.all_files():
-        path.unlink(missing_ok=True)
+        if path != folder.settings:
+            path.unlink(missing_ok=True)
+    _write_settings(settings, folder, atoms, potential, engine)
     found = find_bonds(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
     residues = name_residues(atoms, molecules(atoms, found))
     write_pdb(folder.topology, atoms, residues, found.pairs)
-    _write_settings(settings, folder, atoms, potential, engine)
     record = _make_record(settings, folder, atoms, bonds or found, potential, None)
     run = Run(settings, folder, atoms, engine, record, Pace(), first)
     record.add(first)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +354,30 @@ def test_a_plugin_that_does_not_work_is_named_with_both_versions(probe, found):
     assert "openmmtorch" in message
     assert "pip install" in message
     assert "python_force" in message
+
+
+@pytest.mark.parametrize("extra", ["openmm", "cuda12", "cuda13"])
+def test_the_advice_for_such_a_plugin_is_that_of_the_extra(extra, monkeypatch):
+    """Not the extra itself: pip would look for this package where it is not."""
+    import openmmtorch
+
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (plugin,) = (item for item in extras[extra] if "openmmtorch" in item)
+    (bounded,) = (item for item in extras[extra] if item.startswith("torch>"))
+    name = plugin.partition(">")[0]
+    monkeypatch.setattr("calculators.torchplugin._installed_plugin", lambda: (name, " 1.10"))
+    with pytest.raises(EngineError) as caught:
+        try_plugin(openmmtorch, torch.jit.script(Failing()))
+    message = str(caught.value)
+    assert f'pip install -U "{bounded}" "{plugin}"; or' in message
+    assert "hegnn" not in message
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_periodic_system_needs_a_box(engine, float32_potential, ethanol):
+    with pytest.raises(ConfigError, match="periodic=True needs a box, and the topology has none"):
+        create_system(topology_of(ethanol), float32_potential.path, engine, periodic=True)
 
 
 def test_the_plugin_is_tried_once_per_process():

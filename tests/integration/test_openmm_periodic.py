@@ -11,7 +11,7 @@ from forcefield.errors import ConfigError
 openmm = pytest.importorskip("openmm")
 app, unit = pytest.importorskip("openmm.app"), pytest.importorskip("openmm.unit")
 
-from calculators.evaluator import DEFAULT_MAX_FORCE, DEFAULT_SKIN  # noqa: E402
+from calculators.evaluator import DEFAULT_MAX_FORCE  # noqa: E402
 from calculators.openmm import (  # noqa: E402
     ENERGY,
     FORCE,
@@ -24,6 +24,7 @@ from calculators.torchforce import GRAPH_ATOMS, AllPairs, wrap_potential  # noqa
 from calculators.torchregion import Wrapping  # noqa: E402
 from forcefield.errors import NonFiniteForceError  # noqa: E402
 from forcefield.export import ExportedPotential  # noqa: E402
+from forcefield.neighbors import DEFAULT_SKIN  # noqa: E402
 from tests.integration.conftest import way_of  # noqa: E402
 from tests.integration.openmm_systems import (  # noqa: E402
     ENGINES,

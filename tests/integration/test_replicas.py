@@ -157,6 +157,93 @@ def test_a_step_with_a_list_does_not_wait_for_the_device(float32_potential):
         dynamics.replicas(dynamics.positions)
 
 
+@pytest.mark.parametrize(
+    ("kind", "device", "compile"),
+    [
+        (LangevinReplicas, "cpu", False),
+        (ListedReplicas, "cpu", False),
+        pytest.param(LangevinReplicas, "cuda", False, marks=pytest.mark.gpu),
+        pytest.param(LangevinReplicas, "cuda", True, marks=pytest.mark.gpu),
+    ],
+)
+def test_changed_positions_are_a_start_like_any_other(kind, device, compile, float64_potential):
+    """As of dynamics that begin there, also where the list of pairs is too short at first."""
+    chain = long_chain()
+    replicas = replicas_of(float64_potential, chain, 50, device=device, compile=compile)
+    start, other = rattled(chain, 50), 0.7 * rattled(chain, 50, 0.1)
+    options = {"temperature": 100.0, "friction": 0.01, "seed": 3, "max_force": np.inf}
+    names = ("positions", "velocities", "energies", "forces")
+
+    dynamics, fresh = kind(replicas, start, **options), kind(replicas, other, **options)
+    tensors = [getattr(dynamics, name) for name in names]
+    length = getattr(dynamics._pairs, "length", 0)
+    dynamics.positions.copy_(torch.tensor(other))
+    dynamics.run(2)
+    fresh.run(2)
+    assert kind is not ListedReplicas or dynamics._pairs.length > length
+    for name in names:
+        one, two = getattr(dynamics, name), getattr(fresh, name)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+
+    # Between runs, a few of them only, through an array that shares the memory where there is one
+    places = dynamics.positions.numpy() if device == "cpu" else dynamics.positions
+    places[3] = places[4]
+    dynamics.velocities[3].zero_()
+    energies = dynamics.energies.clone()
+    dynamics.run(0)
+    assert dynamics.steps == 2
+    torch.testing.assert_close(dynamics.energies[3], energies[4])
+    torch.testing.assert_close(dynamics.forces[3], dynamics.forces[4])
+    keep = [k for k in range(50) if k != 3]
+    torch.testing.assert_close(dynamics.energies[keep], energies[keep])
+    options["friction"] = 0.0
+    third = kind(replicas, dynamics.positions.cpu().numpy(), **options)
+    third.velocities.copy_(dynamics.velocities)
+    dynamics._memory = 1.0
+    dynamics._record()
+    dynamics.run(1)
+    third.run(1)
+    for name in names:
+        one, two = getattr(dynamics, name), getattr(third, name)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+    assert all(
+        getattr(dynamics, name) is tensor for name, tensor in zip(names, tensors, strict=True)
+    )
+
+
+def test_without_a_change_nothing_is_evaluated_twice(float32_potential, ethanol, monkeypatch):
+    dynamics = LangevinReplicas(replicas_of(float32_potential, ethanol, 2), ethanol.positions)
+    calls = []
+    evaluate = dynamics._evaluate
+    monkeypatch.setattr(dynamics, "_evaluate", lambda: calls.append(evaluate()))
+    for _ in range(3):
+        dynamics.run(1)
+        dynamics.velocities.neg_()
+    assert len(calls) == 3
+
+
+def test_a_replica_that_was_repaired_goes_on(float32_potential, ethanol):
+    replicas = replicas_of(float32_potential, ethanol, 3)
+    dynamics = LangevinReplicas(replicas, ethanol.positions, temperature=300.0, max_force=50.0)
+    dynamics.run(1)
+    good = [dynamics.positions.clone(), dynamics.velocities.clone()]
+    for bad in (torch.nan, 1e-3):
+        dynamics.positions[1, 4] = dynamics.positions[1, 3] + bad
+        for _ in range(2):
+            with pytest.raises((NonFiniteForceError, AbsurdForceError), match="of replica 1 is"):
+                dynamics.run(1)
+        dynamics.positions.copy_(good[0])
+        dynamics.velocities.copy_(good[1])
+        dynamics.run(1)
+        assert torch.isfinite(dynamics.positions).all()
+    # The same where it is the run that leads there
+    dynamics.max_force = 1e-3
+    with pytest.raises(AbsurdForceError):
+        dynamics.run(1)
+    dynamics.max_force = 50.0
+    dynamics.run(1)
+
+
 def test_without_friction_energy_is_conserved(float64_potential, ethanol):
     replicas = replicas_of(float64_potential, ethanol, 3)
     dynamics = LangevinReplicas(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from ase import Atoms
 from ase.build import molecule
 from ase.io import read, write
@@ -413,6 +414,64 @@ def test_a_run_is_neither_replaced_nor_continued_by_mistake(
     assert over.summary["frames"] == 3
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["summary.json", "topology.pdb", "trajectory.xtc", "settings.json"]
+)
+def test_the_files_of_something_else_are_left_alone(name, overwrite, float32_potential, tmp_path):
+    """Such as a training run's summary, the user's own PDB file, an editor's settings."""
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"not the folder of a simulation, and its {name} would"):
+        simulate_with(
+            float32_potential.path, tmp_path, molecule("H2O"), engine="ase", overwrite=overwrite
+        )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text(encoding="utf-8") == "{}"
+    with pytest.raises(ConfigError, match="is a file: choose another --out"):
+        simulate_with(float32_potential.path, tmp_path / name, molecule("H2O"), engine="ase")
+
+
+def test_a_run_does_not_remove_its_own_input(float32_potential, tmp_path):
+    out = tmp_path / "md"
+    run = partial(simulate_with, engine="ase", time="0.005ps")
+    first = run(float32_potential.path, out, molecule("H2O"))
+    final = first.folder.final.read_bytes()
+    (tmp_path / "link.extxyz").symlink_to(first.folder.final)
+    arguments = ["--velocities", "file", "--out", str(out), "--overwrite", "--engine", "ase"]
+    for structure in (first.folder.final, tmp_path / "link.extxyz"):
+        done = CliRunner().invoke(
+            app, [str(float32_potential.path), str(structure), *arguments, "--time", "0.005ps"]
+        )
+        assert done.exit_code == EXIT_MISTAKE, done.output
+        assert f"{structure} belongs to the simulation that --overwrite would" in done.output
+        assert first.folder.final.read_bytes() == final
+        assert first.folder.checkpoint.is_file()
+    # Other files in the folder may serve, and stay.
+    potential, start = out / "potential.pt", out / "start.extxyz"
+    potential.write_bytes(float32_potential.path.read_bytes())
+    start.write_bytes(final)
+    again = run(potential, out, None, structure=str(start), velocities="file", overwrite=True)
+    assert again.outcome == "complete"
+    assert start.read_bytes() == final
+    # Nor a potential, should anyone call it so
+    potential.rename(out / "failed.extxyz")
+    with pytest.raises(ConfigError, match="belongs to the simulation"):
+        run(out / "failed.extxyz", out, molecule("H2O"), overwrite=True)
+
+
+def test_a_start_that_was_interrupted_can_be_repeated(float32_potential, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    run = partial(simulate_with, float32_potential.path, tmp_path / "run", molecule("H2O"))
+    run(engine="ase", time="0.005ps")
+    with monkeypatch.context() as patch:
+        patch.setattr("calculators.simulation.start.write_pdb", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(engine="ase", time="0.005ps", overwrite=True)
+    assert run(engine="ase", time="0.005ps", overwrite=True).outcome == "complete"
+
+
 def test_a_large_system_goes_in_pieces_by_itself(general, tmp_path, monkeypatch):
     pytest.importorskip("openmmtorch")
     whole = simulate_with(general, tmp_path / "whole", molecule("CH3CH2OH"), engine="openmm")
@@ -458,12 +517,20 @@ def test_the_snippets_of_the_documentation_run(float32_potential, tmp_path, monk
         exec(snippet.replace("10ps", "0.02ps"), {})
     assert re.search(r"(stable: in|collapsed at t =) 0\.", capsys.readouterr().out)
     assert len(mdtraj.load("run/trajectory.dcd", top="run/topology.pdb")) == 3
-    options = re.findall(r"^\| `--([\w-]+)`", text, flags=re.MULTILINE)
-    assert {name.replace("-", "_") for name in options} == set(SimulationSettings.model_fields) - {
-        "potential",
-        "structure",
-        "force",
-    } | {"out"}
+
+
+def test_every_option_is_in_the_table():
+    text = (Path(__file__).parents[2] / "docs" / "simulate.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `--.*", text, flags=re.MULTILINE)
+    options = [row.split("`")[1].removeprefix("--").replace("-", "_") for row in table]
+    fields = SimulationSettings.model_fields
+    assert set(options) == set(fields) - {"potential", "structure"} | {"out", "quiet"}
+    for option in typer.main.get_command(app).params:
+        if option.param_type_name == "option":
+            assert f"`{option.opts[0]}`" in "\n".join(table), option.name
+    speed = "three to four times as fast, larger systems two to three times"
+    assert speed in table[options.index("compile")]
+    assert speed.replace(", larger", ", of larger") in fields["compile"].description
 
 
 @pytest.mark.slow

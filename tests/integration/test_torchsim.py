@@ -13,6 +13,7 @@ from ase.md.verlet import VelocityVerlet
 from calculators import PotentialCalculator
 from forcefield import build_potential, export_potential
 from forcefield.errors import (
+    ConfigError,
     EngineError,
     InvalidStructureError,
     NonFiniteForceError,
@@ -117,6 +118,10 @@ class TestModel:
             symbol = atoms.get_chemical_symbols()[3]
             with pytest.raises(InvalidStructureError, match=rf"atom 3 \({symbol}\) of structure 1"):
                 model(self.state([atoms, broken]))
+
+    def test_a_skin_below_zero_is_refused(self, make, float64_potential):
+        with pytest.raises(ConfigError, match="skin is a length in Å"):
+            make(float64_potential.path, skin=-0.5)
 
     def test_replicas_move_as_in_ase(self, make, float64_potential):
         import torch_sim as ts

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.neighbors import Structure, check, is_right, reference, torch_force_pairs
 from forcefield import neighbors
-from forcefield.errors import InvalidStructureError
+from forcefield.errors import ConfigError, InvalidStructureError
 from forcefield.neighbors import MoleculePairs, VerletList, all_pairs, neighbor_pairs
 
 CUTOFF = 3.5
@@ -97,6 +97,12 @@ def test_a_reused_list_misses_no_pair_under_motion(seed, skin):
         assert reused == both_directions(*neighbor_pairs(positions, cell, pbc, CUTOFF))
     # Atoms end some 0.8 Å from where they began.
     assert verlet.builds == 30 if skin == 0.0 else 1 < verlet.builds <= 30
+
+
+@pytest.mark.parametrize("skin", [-0.1, np.nan, np.inf])
+def test_a_skin_that_would_lose_pairs_is_refused(skin):
+    with pytest.raises(ConfigError, match=r"skin is a length in Å, zero .* or above, found"):
+        VerletList(CUTOFF, skin)
 
 
 def test_the_skin_saves_searches():

@@ -1,6 +1,7 @@
 """The parts of a simulation: quantities, settings, structures, velocities, thermostat, files."""
 
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from calculators.simulation.engine import (
     starting_velocities,
 )
 from calculators.simulation.nose_hoover import NoseHooverChain
+from calculators.simulation.openmm_engine import openmm_platform
 from calculators.simulation.quantities import (
     parse_pressure,
     parse_rate,
@@ -27,7 +29,7 @@ from calculators.simulation.stability import find_bonds
 from calculators.simulation.structure import molecules, prepare_structure
 from calculators.simulation.topology import name_residues, write_pdb
 from calculators.simulation.trajectory import DCDWriter, read_dcd
-from forcefield.errors import ConfigError, InvalidStructureError
+from forcefield.errors import ConfigError, EngineError, InvalidStructureError
 
 
 def settings_of(**values) -> SimulationSettings:
@@ -327,3 +329,14 @@ def test_bins_reach_beyond_the_molecule():
     edges = distance_edges(atoms)
     assert edges[-1] > 1.25 * atoms.get_all_distances().max()
     assert np.diff(edges) == pytest.approx(0.02)
+
+
+def test_openmm_that_is_missing_or_too_old_is_named_with_the_other_engine(monkeypatch):
+    openmm = pytest.importorskip("openmm")
+    with monkeypatch.context() as patch:
+        patch.delattr(openmm, "PythonForce")
+        with pytest.raises(EngineError, match=r"is too old; pip install .* or choose --engine ase"):
+            openmm_platform("auto")
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(EngineError, match=r"cannot be imported .* or choose --engine ase"):
+        openmm_platform("auto")
