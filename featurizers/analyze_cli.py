@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forcefield.errors import ConfigError, ForceFieldError
+from forcefield.errors import ForceFieldError
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
@@ -78,6 +78,7 @@ def analyze_trajectory(
         from featurizers.analysis.run import analyze
         from featurizers.analysis.settings import AnalysisSettings
         from featurizers.store import read_features
+        from forcefield.devices import use_threads
 
         settings = AnalysisSettings(
             lag,
@@ -93,12 +94,7 @@ def analyze_trajectory(
             device=device,
         )
         ResultFolder(out).check_free(overwrite)
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads starts at 1, found {threads}")
-            import torch
-
-            torch.set_num_threads(threads)
+        use_threads(threads)
         result = analyze(
             read_features(features),
             settings,

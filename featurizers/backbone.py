@@ -6,6 +6,7 @@ aside.
 Shapes: frames ``f``, atoms ``n``, edges ``e``, channels ``c``.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from forcefield import Potential, build_potential
 from forcefield.checkpoint import BACKBONE, FORMAT, FORMAT_VERSION, read_header, write_weights
+from forcefield.devices import check_device
 from forcefield.errors import CheckpointError, CompilationError
 from forcefield.potential import Representation
 from forcefield.version import __version__
@@ -70,9 +72,11 @@ class Backbone:
 
         Raises:
             CheckpointError: There is no such file, or it is not one of this project.
+            ConfigError: The device is not there, or has no double precision.
         """
         from safetensors.torch import load_file
 
+        device = check_device(device)
         header = read_header(path)
         dtype = dtype or getattr(torch, header["dtype"])
         built = build_potential(header["architecture"], header["species"], dtype=dtype)
@@ -161,6 +165,16 @@ class Backbone:
     def device(self) -> torch.device:
         """Where it is evaluated."""
         return next(self.representation.parameters()).device
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights with their names, shapes and precision: what tells two networks apart."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.representation.state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def __call__(
         self, numbers: np.ndarray, frames: int, edge_index: Tensor, vectors: Tensor

@@ -9,8 +9,7 @@ from typing import Any, Protocol, Unpack
 
 from featurizers.features import TrajectoryFeatures, concatenate
 from featurizers.store import NPZ, FeatureStore, create_store, open_store, write_features
-from featurizers.tokens import assign_tokens
-from featurizers.trajectory import Options, TrajectoryFeaturizer, read_pieces
+from featurizers.trajectory import Options, TrajectoryFeaturizer, check_steps, read_pieces
 from forcefield.display import Display, Progress, make_display
 from forcefield.errors import ConfigError, DataError, ForceFieldError
 from forcefield.interrupt import StopRequest
@@ -18,6 +17,9 @@ from forcefield.memory import keep_freed_memory
 
 WITH_TIMES = {".xtc", ".trr", ".h5", ".nc", ".netcdf", ".ncdf", ".hdf5", ".tng", ".gro"}
 """Formats whose files say when a frame was written. mdtraj counts the frames of others."""
+
+WEIGHTS_HASH = "weights_sha256"
+"""In the description of a file: the network, to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def featurize(
     Raises:
         ConfigError: The file exists already, or cannot be continued with these settings.
         DataError: A file cannot be read.
-        ForceFieldError: See :meth:`TrajectoryFeaturizer.transform`.
+        ForceFieldError: See :meth:`TrajectoryFeaturizer.transform`. What the first frame shows, such as an
+            unknown element, is found before the file is touched.
     """
     keep_freed_memory()
     files, out = [Path(source) for source in sources], Path(out)
@@ -83,6 +86,7 @@ def featurize(
     for file in files:
         if not file.is_file():
             raise DataError(f"no such file: {file}")
+    check_steps(chunk, stride)
     if out.exists() and not (resume or overwrite):
         raise ConfigError(
             f"{out} exists: add --resume to continue it, or --overwrite to replace it"
@@ -91,14 +95,15 @@ def featurize(
     if first is None:
         raise DataError(f"{files[0]} has no frames")
     atoms = _select(first.topology, selection)
-    kept = first.topology if atoms is None else first.topology.subset(atoms)
+    # Elements, options and cell are looked at before a file is begun or replaced.
+    start = first[0] if atoms is None else first[0].atom_slice(atoms)
+    sample = next(_named(featurizer.stream([start], **options), files[0]))
     if frame_time is not None:
         frame_time *= stride
     elif files[0].suffix in WITH_TIMES and first.n_frames == 2:
         frame_time = float(first.time[1] - first.time[0]) or None
-    tokens = assign_tokens(kept, options.get("tokens", "atom"), options.get("hydrogens", True))
     description = {
-        "labels": list(tokens.labels),
+        "labels": list(sample.labels),
         "sources": [str(file.resolve()) for file in files],
         "topology": None if top is None else str(Path(top).resolve()),
         "atom_indices": atoms,
@@ -107,6 +112,7 @@ def featurize(
         "options": {key: value for key, value in options.items() if key != "batch_frames"},
         "backbone": featurizer.backbone.name,
         "architecture": featurizer.backbone.architecture,
+        WEIGHTS_HASH: featurizer.backbone.sha256,
     }
     totals = [_length(file, stride) for file in files]
     stop = StopRequest("this piece")
@@ -119,6 +125,10 @@ def featurize(
                     continue
                 done = store.frames(k)
                 meter.skip(done)
+                # Stopped behind its last piece: mdtraj cannot skip all frames of an XTC or TRR.
+                if done and done == totals[k]:
+                    store.complete(k)
+                    continue
                 pieces = featurizer.stream_file(
                     file,
                     top,
@@ -131,18 +141,17 @@ def featurize(
                 for piece in _named(pieces, file):
                     store.append(k, piece)
                     meter.add(len(piece))
-                    if stop.requested:
+                    if stop.requested and store.frames(k) != totals[k]:
                         break
                 else:
                     if not store.frames(k):
                         raise DataError(f"{file} has no frames")
                     store.complete(k)
             interrupted = not all(store.is_complete(k) for k in range(len(files)))
-            sample = store.read(0, slice(1)) if store.frames(0) else None
     finally:
         meter.close()
-    channels = (0, 0) if sample is None else (sample.scalars.shape[2], sample.vectors.shape[3])
-    return Featurized(meter.frames, len(tokens.labels), channels, meter.speed, interrupted)
+    channels = sample.scalars.shape[2], sample.vectors.shape[3]
+    return Featurized(meter.frames, len(sample.labels), channels, meter.speed, interrupted)
 
 
 class Store(Protocol):
@@ -209,6 +218,16 @@ def _store(out: Path, description: dict[str, Any], resume: bool) -> Iterator[Sto
 def _check_same(out: Path, store: FeatureStore, description: dict[str, Any]) -> None:
     """Whether what is there was made like this; sources may have been added."""
     before = store.description
+    if WEIGHTS_HASH not in before:
+        raise ConfigError(
+            f"{out} does not say which weights made it, as files of older versions do not: other weights "
+            "might continue it unnoticed; begin it again with --overwrite"
+        )
+    if before[WEIGHTS_HASH] != description[WEIGHTS_HASH]:
+        raise ConfigError(
+            f"{out} was started with other weights, of the network {before['backbone']!r}: continue it "
+            "with those (--backbone), or begin it again with --overwrite"
+        )
     old, new = before["sources"], description["sources"]
     if new[: len(old)] != old:
         raise ConfigError(f"{out} began with other trajectories: {', '.join(old)}")

@@ -9,6 +9,7 @@ import typer
 from featurizers.featurize import featurize
 from featurizers.pretrained import WEIGHTS
 from featurizers.trajectory import Options, TrajectoryFeaturizer
+from forcefield.devices import use_threads
 from forcefield.errors import ConfigError, ForceFieldError
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -104,10 +105,7 @@ def featurize_trajectory(
     try:
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
+        use_threads(threads)
         weights = WEIGHTS.get(backbone, Path(backbone))
         featurizer = TrajectoryFeaturizer.from_file(weights, device, compile=compile)
         result = featurize(

@@ -40,6 +40,10 @@ BATCH_ATOMS = {"cpu": 500, "cuda": 20_000}
 """Atoms evaluated at a time: on a CPU what stays in its cache, on a GPU what keeps it busy."""
 
 
+WITHOUT_SKIP = (".pdb", ".pdb.gz", ".gro", ".gsd")
+"""Formats in which mdtraj does not skip frames."""
+
+
 class Options(TypedDict, total=False):
     """Options of all methods of :class:`TrajectoryFeaturizer`.
 
@@ -91,7 +95,7 @@ class TrajectoryFeaturizer:
             compile: Whether to compile the network.
 
         Raises:
-            ConfigError: There are no such weights.
+            ConfigError: There are no such weights, or the device is not there.
         """
         if weights not in WEIGHTS:
             raise ConfigError(f"unknown weights {weights!r}; known are {', '.join(WEIGHTS)}")
@@ -116,12 +120,18 @@ class TrajectoryFeaturizer:
 
         Raises:
             CheckpointError: There is no such file, or it is not one of this project.
+            ConfigError: The device is not there, or has no double precision.
         """
         return cls(Backbone.load(path, device, dtype, compile))
 
     @classmethod
     def from_potential(cls, potential: Potential) -> "TrajectoryFeaturizer":
-        """Featurise with a potential in memory; the weights are shared, not copied."""
+        """Featurise with a potential in memory, such as one that was loaded to look at its energies too.
+
+        Args:
+            potential: Evaluated where its weights lie and in their precision. They are shared, not
+                copied, and its representation is left in evaluation mode.
+        """
         return cls(Backbone.of(potential))
 
     def transform(self, trajectory: "Trajectory", **options: Unpack[Options]) -> TrajectoryFeatures:
@@ -199,10 +209,7 @@ class TrajectoryFeaturizer:
             DataError: The file or its topology cannot be read, or they do not fit each other.
             ForceFieldError: As for :meth:`transform`; frames are those of the file.
         """
-        if chunk < 1 or stride < 1 or skip < 0:
-            raise ConfigError(
-                f"chunk and stride start at 1 and skip at 0, found {chunk}, {stride} and {skip}"
-            )
+        check_steps(chunk, stride, skip)
         pieces = read_pieces(Path(path), top, chunk, stride, skip, atom_indices)
         return self.stream(pieces, start=skip, stride=stride, **options)
 
@@ -293,6 +300,14 @@ def _pool(values: Tensor, tokens: Tokens, pooling: Pooling) -> np.ndarray:
     return pooled.to("cpu", torch.float32).numpy()
 
 
+def check_steps(chunk: int, stride: int, skip: int = 0) -> None:
+    """Raise :class:`ConfigError` for what no file can be read by; see :func:`read_pieces`."""
+    if chunk < 1 or stride < 1 or skip < 0:
+        raise ConfigError(
+            f"chunk and stride start at 1 and skip at 0, found {chunk}, {stride} and {skip}"
+        )
+
+
 def read_pieces(
     path: Path,
     top: "str | Path | Trajectory | Topology | None",
@@ -306,9 +321,20 @@ def read_pieces(
 
     # mdtraj takes only text for a topology's file.
     top = str(top) if isinstance(top, Path) else top
+    # Some formats begin at their first frame whatever is to be skipped; and mdtraj's strides in an XTC
+    # go round in circles, over wrong frames and without end, if it has skipped some.
+    from_start = path.name.lower().endswith(WITHOUT_SKIP)
+    by_hand = skip > 0 and (from_start or (stride > 1 and path.suffix.lower() == ".xtc"))
     pieces = mdtraj.iterload(
-        str(path), chunk=chunk, top=top, stride=stride, skip=skip, atom_indices=atom_indices
+        str(path),
+        chunk=chunk,
+        top=top,
+        stride=1 if by_hand else stride,
+        skip=0 if from_start else skip,
+        atom_indices=atom_indices,
     )
+    if by_hand:
+        pieces = _thinned(pieces, skip if from_start else 0, stride)
     while True:
         try:
             piece = next(pieces, None)
@@ -317,3 +343,14 @@ def read_pieces(
         if piece is None:
             return
         yield piece
+
+
+def _thinned(pieces: "Iterator[Trajectory]", skip: int, stride: int) -> "Iterator[Trajectory]":
+    """Every so many-th frame behind the first ``skip``, of pieces that hold all frames."""
+    wanted = skip
+    for piece in pieces:
+        if wanted < piece.n_frames:
+            part = piece[wanted::stride]
+            wanted += stride * part.n_frames
+            yield part
+        wanted -= piece.n_frames

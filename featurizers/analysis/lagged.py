@@ -18,6 +18,9 @@ from forcefield.errors import DataError
 LEAST_PAIRS = 20
 """Pairs that training and test frames must have at least."""
 
+VALIDATION_PARTS = 5
+"""Parts that the frames of a training are divided into; one of them is held out for validation."""
+
 
 @dataclass(frozen=True, order=True)
 class Block:
@@ -80,28 +83,51 @@ def cross_validation(blocks: Sequence[Block], lag: int, folds: int) -> list[Spli
     Raises:
         DataError: There are too few pairs of frames for that.
     """
-    tests = _whole(blocks, folds) if len(blocks) >= folds else _pieces(blocks, folds)
-    splits = [Split(tuple(_outside(blocks, test, lag)), tuple(test)) for test in tests]
-    least = min(
-        len(lagged_pairs(part, lag)) for split in splits for part in (split.train, split.test)
-    )
+    splits, least = _divide(blocks, lag, folds)
     if least < LEAST_PAIRS:
-        longest = max(block.length for block in blocks)
         raise DataError(
-            f"{folds} folds of blocks of at most {longest} frames leave {least} pairs of frames {lag} "
-            f"apart, and at least {LEAST_PAIRS} are needed: choose a shorter lag, fewer folds, or "
+            f"{folds} folds of blocks of at most {_longest(blocks)} frames leave {least} pairs of frames "
+            f"{lag} apart, and at least {LEAST_PAIRS} are needed: choose a shorter lag, fewer folds, or "
             "longer trajectories"
         )
     return splits
 
 
 def hold_out(blocks: Sequence[Block], lag: int) -> Split:
-    """A fifth of the frames for validation, divided as in :func:`cross_validation`."""
-    return cross_validation(blocks, lag, 5)[-1]
+    """A fifth of the frames to learn from for validation, divided as in :func:`cross_validation`.
+
+    Args:
+        blocks: Frames to learn from, such as those that a fold leaves.
+        lag: Frames.
+
+    Raises:
+        DataError: There are too few pairs of frames for that.
+    """
+    splits, least = _divide(blocks, lag, VALIDATION_PARTS)
+    if least < LEAST_PAIRS:
+        raise DataError(
+            f"each training divides the frames that its fold leaves it into {VALIDATION_PARTS} parts, one "
+            f"of them for validation: with blocks of at most {_longest(blocks)} frames that leaves "
+            f"{least} pairs of frames {lag} apart, and at least {LEAST_PAIRS} are needed: choose a "
+            "shorter lag, longer trajectories, or fewer folds"
+        )
+    return splits[-1]
+
+
+def _divide(blocks: Sequence[Block], lag: int, folds: int) -> tuple[list[Split], int]:
+    """The divisions of :func:`cross_validation`, and the fewest pairs that a part of them has."""
+    tests = _whole(blocks, folds) if len(blocks) >= folds else _pieces(blocks, folds)
+    splits = [Split(tuple(_outside(blocks, test, lag)), tuple(test)) for test in tests]
+    parts = [part for split in splits for part in (split.train, split.test)]
+    return splits, min(len(lagged_pairs(part, lag)) for part in parts)
 
 
 def _length(block: Block) -> int:
     return block.length
+
+
+def _longest(blocks: Sequence[Block]) -> int:
+    return max(map(_length, blocks), default=0)
 
 
 def _whole(blocks: Sequence[Block], folds: int) -> list[list[Block]]:

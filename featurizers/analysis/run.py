@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from featurizers.analysis.frames import Frames, evaluate, join
 from featurizers.analysis.importance import token_importance
-from featurizers.analysis.lagged import Block, cross_validation, whole_trajectories
+from featurizers.analysis.lagged import Block, cross_validation, hold_out, whole_trajectories
 from featurizers.analysis.learning import TrainingOptions
 from featurizers.analysis.markov import (
     MarkovModel,
@@ -38,6 +37,7 @@ from featurizers.analysis.sources import (
 )
 from featurizers.analysis.times import Clock
 from featurizers.store import FeatureSet
+from forcefield.devices import check_device
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError
 from forcefield.files import write_json, write_text
@@ -119,7 +119,7 @@ def _analyze(
     features: FeatureSet, frames: Frames, settings: AnalysisSettings, meter: Meter
 ) -> Analysis:
     """Everything that needs the features alone."""
-    _check_device(settings.device)
+    check_device(settings.device)
     lag = settings.lag_frames(features.frame_time)
     clock = Clock(features.frame_time)
     blocks = whole_trajectories(frames.bounds)
@@ -181,14 +181,6 @@ def _analyze(
     )
 
 
-def _check_device(device: str) -> None:
-    """Refuse devices that are not there."""
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device {device!r}; known are cpu and cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch finds no CUDA device on this machine; use cpu")
-
-
 def _check_motion(frames: Frames) -> None:
     """Refuse features that are the same in all frames."""
     if not any(
@@ -210,7 +202,7 @@ def _check_lag(
         )
     # The training frames of each fold are divided again, for validation.
     for split in cross_validation(blocks, lag, settings.folds):
-        cross_validation(split.train, lag, 5)
+        hold_out(split.train, lag)
 
 
 def _lags(lag: int, longest: int) -> list[int]:

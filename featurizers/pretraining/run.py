@@ -29,6 +29,7 @@ from training.datasets.frames import data_hash
 from training.finish import VERSIONED
 from training.graphs import GraphDataset, evaluation_batches
 from training.pretraining.storage import Structure
+from training.run import choose_accelerator
 from training.run_folder import RunFolder
 
 WEIGHTS = "backbone.safetensors"
@@ -75,7 +76,8 @@ def pretrain(
         show_progress: Show progress on the screen.
 
     Raises:
-        ConfigError: The folder holds a run already, or levels, copies or share are impossible.
+        ConfigError: The folder holds a run already, levels, copies or share are impossible, or a GPU is
+            asked for where there is none.
         DataError: A file cannot be read, or there are too few structures.
     """
     if not 0 < levels[0] <= levels[1]:
@@ -85,6 +87,7 @@ def pretrain(
             f"copies start at 1, and from 0 to half of the molecules are held out: found {copies} and "
             f"{held_out}"
         )
+    accelerator = choose_accelerator(config.hardware)
     folder = run_folder.reopen(config) if resume else run_folder.check_new(config, overwrite)
     threads = torch.get_num_threads()
     if config.hardware.threads:
@@ -120,7 +123,6 @@ def pretrain(
             )
         from training.fit import fit, quiet_lightning
 
-        accelerator = "cuda" if config.hardware.accelerator == "gpu" else "cpu"
         with quiet_lightning():
             result = fit(
                 denoiser,

@@ -3,6 +3,7 @@
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from calculators.evaluator import Evaluator, open_potential
 from forcefield import save_potential
 from forcefield.errors import (
     CheckpointError,
+    ConfigError,
     ForceFieldError,
     InvalidStructureError,
     NonFiniteForceError,
@@ -90,6 +92,17 @@ def test_atoms_too_close(engine, float32_potential, ethanol):
     assert re.search(r"AbsurdForceError.*the force on atom \d \(\w\) is [\d.]+ eV/Å", found)
     if engine != "torch":
         assert "atom 2 (O) and atom 5 (H) are 0.22 Å apart" in found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("skin", [-0.5, np.nan, np.inf])
+def test_a_skin_below_zero(skin, engine, float32_potential, ethanol):
+    """Also where no list is built, at once: another structure may need one."""
+    build = PotentialCalculator
+    if engine != "ase":
+        build = partial(create_system, topology_of(ethanol), engine=engine)
+    with pytest.raises(ConfigError, match=f"skin is a length in Å, .* found {skin}"):
+        build(potential=float32_potential.path, skin=skin)
 
 
 def test_forces_that_overflow(broken_potential, ethanol):

@@ -172,6 +172,13 @@ def test_a_lag_without_pairs_is_refused():
         cross_validation(whole_trajectories((0, 100, 200)), 60, 4)
 
 
+def test_a_lag_too_long_for_the_validation_within_a_fold_is_told_as_that():
+    split = cross_validation(whole_trajectories((0, 1001)), 100, 4)[1]
+    sentence = "into 5 parts, one of them for validation: .* a shorter lag, longer traj.*, or fewer"
+    with pytest.raises(DataError, match=sentence):
+        hold_out(split.train, 100)
+
+
 def test_features_that_are_not_finite_are_found():
     good = features(np.zeros((10, 2, 1)))
     bad = features(np.zeros((10, 2, 1)))

@@ -21,7 +21,7 @@ from featurizers.pretraining.denoising import (
 )
 from featurizers.pretraining.structures import divide, read_geometries
 from forcefield.checkpoint import read_header
-from forcefield.errors import DataError
+from forcefield.errors import ConfigError, DataError
 from tests.conftest import ARCHITECTURES
 from training.graphs import GraphDataset, join
 from training.pretraining.storage import Structure, save_structures
@@ -164,3 +164,25 @@ class TestCommand:
         wrong = self.run(tmp_path / "molecules.extxyz", "--out", tmp_path / "run", "--noise", 0, 1)
         assert wrong.exit_code == 2
         assert "above zero" in wrong.output
+
+    def test_a_gpu_is_taken_where_there_is_one(self, tmp_path, monkeypatch):
+        write(tmp_path / "molecules.extxyz", [molecule(name) for name in NAMES])
+        taken = []
+
+        def fit(denoiser, train, valid, config, accelerator, *others):
+            taken.append(accelerator)
+            raise ConfigError("enough")
+
+        monkeypatch.setattr("training.fit.fit", fit)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        command = [tmp_path / "molecules.extxyz", "--held-out", 0.25, *self.SETTINGS]
+        for there in (True, False):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+            for choice in ("auto", "cpu"):
+                out = tmp_path / f"{choice}-{there}"
+                result = self.run(*command, "--out", out, "--set", f"accelerator={choice}")
+                assert "enough" in result.output
+        assert taken == ["cuda", "cpu", "cpu", "cpu"]
+        missing = self.run(*command, "--out", tmp_path / "gpu", "--set", "accelerator=gpu")
+        assert missing.exit_code == 2
+        assert "no CUDA GPU" in missing.output

@@ -1,18 +1,21 @@
 """Files of features: what comes back, continuing, formats, and the command that writes them."""
 
 import json
+import os
+import signal
 
 import mdtraj
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from featurizers import TrajectoryFeaturizer
 from featurizers.features import concatenate
 from featurizers.featurize import featurize
 from featurizers.featurize_cli import app
-from featurizers.store import open_store, read_features, write_features
-from forcefield.errors import ConfigError, DataError
+from featurizers.store import FeatureStore, open_store, read_features, write_features
+from forcefield.errors import ConfigError, DataError, UnknownElementError
 from tests.conftest import Structure, make_potential
 from tests.unit.test_featurizers import close, random_walk
 
@@ -85,6 +88,114 @@ def test_a_stopped_file_is_continued(hegnn, files, tmp_path, name, monkeypatch):
     close(concatenate(features.trajectories).scalars, whole.scalars)
 
 
+@pytest.fixture(params=["xtc", "trr"])
+def gromacs(request, ethanol: Structure, tmp_path):
+    """A trajectory of 11 frames in a format of GROMACS, and its topology."""
+    walk = random_walk(ethanol, frames=11)
+    walk[0].save(str(tmp_path / "molecule.pdb"))
+    walk.save(str(tmp_path / f"md.{request.param}"))
+    return tmp_path / f"md.{request.param}", tmp_path / "molecule.pdb"
+
+
+def interrupt_after(piece: int, monkeypatch) -> None:
+    """Ctrl-C while so many-th pieces are computed, from 1."""
+    stream = TrajectoryFeaturizer.stream_file
+
+    def interrupted(*arguments, **keywords):
+        for k, features in enumerate(stream(*arguments, **keywords), 1):
+            if k == piece:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield features
+
+    monkeypatch.setattr(TrajectoryFeaturizer, "stream_file", interrupted)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_ctrl_c_in_the_last_piece_ends_a_file(hegnn, gromacs, stride, tmp_path, monkeypatch):
+    source, top = gromacs
+    interrupt_after(1, monkeypatch)
+    result = featurize(hegnn, [source], tmp_path / "features.h5", top, stride=stride)
+    assert not result.interrupted
+    assert len(read_features(tmp_path / "features.h5").trajectories[0]) == len(range(0, 11, stride))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_file_that_misses_only_its_mark_is_continued(
+    hegnn, gromacs, stride, tmp_path, monkeypatch
+):
+    source, top = gromacs
+    out = tmp_path / "features.h5"
+
+    def aborted(self, trajectory):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureStore, "complete", aborted)
+    with pytest.raises(KeyboardInterrupt):
+        featurize(hegnn, [source], out, top, stride=stride)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="not complete"):
+        read_features(out)
+    result = featurize(hegnn, [source], out, top, stride=stride, resume=True)
+    assert (result.frames, result.interrupted) == (len(range(0, 11, stride)), False)
+    assert len(read_features(out).trajectories[0]) == result.frames
+
+
+def test_strides_go_on_where_they_stopped(hegnn, gromacs, tmp_path, monkeypatch):
+    source, top = gromacs
+    out = tmp_path / "features.h5"
+    interrupt_after(1, monkeypatch)
+    assert featurize(hegnn, [source], out, top, chunk=2, stride=2).interrupted
+    monkeypatch.undo()
+    assert featurize(hegnn, [source], out, top, chunk=2, stride=2, resume=True).frames == 6
+    expected = hegnn.transform(mdtraj.load(str(source), top=str(top))[::2])
+    close(read_features(out).trajectories[0].scalars, expected.scalars)
+
+
+def test_other_weights_do_not_continue_a_file(hegnn, files, tmp_path):
+    sources, top = files
+    out = tmp_path / "features.h5"
+    featurize(hegnn, sources[:1], out, top)
+    other = TrajectoryFeaturizer.from_potential(make_potential("hegnn", seed=1))
+    assert other.backbone.architecture == hegnn.backbone.architecture
+    with pytest.raises(ConfigError, match="started with other weights"):
+        featurize(other, sources, out, top, resume=True)
+    again = TrajectoryFeaturizer.from_potential(make_potential("hegnn"))
+    assert featurize(again, sources, out, top, resume=True).frames == 34
+    with open_store(out, append=True) as store:
+        store.describe({k: v for k, v in store.description.items() if "sha256" not in k})
+    assert len(read_features(out).trajectories) == 2
+    with pytest.raises(ConfigError, match="does not say which weights made it"):
+        featurize(hegnn, sources, out, top, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"chunk": 0}, ConfigError, "chunk and stride start at 1"),
+        ({"stride": 0}, ConfigError, "chunk and stride start at 1"),
+        ({"pooling": "max"}, ConfigError, "unknown pooling"),
+        ({"periodic": True}, DataError, "no unit cell"),
+        ({"element": "Xe"}, UnknownElementError, "Xe"),
+    ],
+)
+def test_mistakes_leave_files_as_they_are(hegnn, files, tmp_path, changes, error, message):
+    sources, top = files
+    out = tmp_path / "features.h5"
+    featurize(hegnn, sources[:1], out, top)
+    before = out.read_bytes()
+    options = dict(changes)
+    if element := options.pop("element", None):
+        lines = top.read_text().splitlines()
+        first = next(k for k, line in enumerate(lines) if line.startswith(("ATOM", "HETATM")))
+        lines[first] = f"{lines[first][:76]}{element:>2}"
+        top.write_text("\n".join(lines))
+    for name, overwrite in (("features.h5", True), ("new.h5", False)):
+        with pytest.raises(error, match=message):
+            featurize(hegnn, sources, tmp_path / name, top, overwrite=overwrite, **options)
+    assert out.read_bytes() == before
+    assert not (tmp_path / "new.h5").exists()
+
+
 def concatenate_files(sources, top) -> mdtraj.Trajectory:
     return mdtraj.load([str(source) for source in sources], top=str(top))
 
@@ -155,6 +266,27 @@ class TestCommand:
         wrong = self.run(*sources, "--top", top, "--out", tmp_path / "g.h5", "--select", "name (")
         assert wrong.exit_code == 2
         assert "not in mdtraj's language" in wrong.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--threads", "0"], "threads starts at 1, found 0"),
+            (["--device", "gpu"], "unknown device 'gpu'; choose 'cpu' or 'cuda'"),
+            pytest.param(
+                ["--device", "cuda"],
+                "finds no CUDA device",
+                marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+            ),
+            (["--chunk", "0"], "chunk and stride start at 1"),
+        ],
+    )
+    def test_mistakes_are_told_in_a_sentence(self, files, tmp_path, arguments, message):
+        sources, top = files
+        result = self.run(*sources, "--top", top, "--out", tmp_path / "f.h5", *arguments)
+        assert result.exit_code == 2
+        assert result.output.startswith("error: ")
+        assert message in result.output
+        assert not (tmp_path / "f.h5").exists()
 
     def test_times_come_from_files_that_have_them(self, ethanol, tmp_path):
         walk = random_walk(ethanol, frames=5)

@@ -1,6 +1,7 @@
 """Features of trajectories: symmetries, tokens, periodic images, files, and what is refused."""
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import mdtraj
@@ -13,6 +14,7 @@ from scipy.spatial.transform import Rotation
 import featurizers.edges
 from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
 from featurizers.tokens import assign_tokens
+from featurizers.trajectory import read_pieces
 from forcefield import Potential, build_graph, load_potential, save_potential
 from forcefield.checkpoint import read_header
 from forcefield.errors import (
@@ -274,6 +276,19 @@ def test_files_in_pieces(hegnn, walk, tmp_path, stride):
     )
 
 
+@pytest.mark.parametrize("ending", ["xtc", "trr", "dcd", "xyz", "pdb", "gro"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_behind_skipped_frames(ethanol, tmp_path, ending, stride):
+    walk = random_walk(ethanol, frames=9)
+    path = tmp_path / f"md.{ending}"
+    walk.save(path)
+    for skip in range(1, 9):
+        pieces = read_pieces(path, walk.topology, 2, stride, skip)
+        # One more than there should be: an XTC used to have no end.
+        found = [frame for piece in islice(pieces, 9) for frame in piece.xyz]
+        np.testing.assert_allclose(found, walk.xyz[skip::stride], rtol=0, atol=1e-3)
+
+
 def test_part_of_the_atoms_of_a_file(hegnn, walk, tmp_path):
     walk.save(tmp_path / "md.dcd")
     part = hegnn.transform_file(tmp_path / "md.dcd", top=walk.topology, atom_indices=[0, 1, 2])
@@ -295,6 +310,15 @@ def test_from_weights_of_a_potential(walk, tmp_path):
     close(double.transform(walk).scalars, expected.scalars)
     with pytest.raises(CheckpointError, match="no weights file"):
         TrajectoryFeaturizer.from_file(tmp_path / "other.safetensors")
+
+
+def test_devices_that_are_not_there(tmp_path):
+    save_potential(make_potential("hegnn"), tmp_path / "potential.safetensors")
+    for device in ("gpu", "meta"):
+        with pytest.raises(ConfigError, match=f"unknown device '{device}'"):
+            TrajectoryFeaturizer.from_file(tmp_path / "potential.safetensors", device)
+    with pytest.raises(ConfigError, match="CUDA device"):
+        TrajectoryFeaturizer.from_file(tmp_path / "potential.safetensors", "cuda:99")
 
 
 def test_backbones_without_a_readout(walk, tmp_path):
