@@ -34,8 +34,9 @@ $(VENV)/installed: pyproject.toml
 demo: install
 	@$(BIN)/python examples/demo.py
 
+# Two at a time, a file's tests in one process, where they share what they train and compile.
 test: install lint
-	@$(BIN)/python -m pytest --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 # make test-slow   the tests that take minutes
 test-slow: install

@@ -134,7 +134,7 @@ def test_a_run_knows_its_start_and_its_learning_rate():
     assert rates == [2.5e-4, 5e-3]
     many = prepare(load_config(None, ["dataset=rmd17:ethanol", "train=250", "valid=0", "test=0"]))
     assert many.config.training.learning_rate == 1e-3
-    assert BACKBONE.name in fine.description["start"]
+    assert BACKBONE.name in fine.describe()["start"]
     backbone = load_potential(BACKBONE)[0]
     name = "representation.layers.0.message_hidden.weight"
     assert torch.equal(fine.potential.state_dict()[name], backbone.state_dict()[name])
