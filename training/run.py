@@ -198,3 +198,5 @@ def _announce(prepared: Prepared, folder: RunFolder) -> None:
         print(f"starting from {prepared.start.reason}", flush=True)
     for warning in prepared.split.warnings:
         print(f"note: {warning}", flush=True)
+    if xtb.would_help(prepared.config, prepared.start, prepared.split.train):
+        print(f"note: {xtb.ADVICE}", flush=True)

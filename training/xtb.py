@@ -6,19 +6,31 @@ Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652, 2019) labels geometries around
 what the run's own frames start from.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from forcefield.files import write_text
 from training.config import DatasetConfig, TrainConfig
 from training.config_io import dump_yaml
+from training.datasets.frames import Frame
 from training.run_folder import RunFolder
-from training.start import Start
+from training.start import MANY_FRAMES, Start
 from training.xtb_labels import Labels
 
 EPOCHS = 20
 """Passes over the labelled frames where a run has a number of epochs, which counts its own frames."""
 SHARE = 0.7
 """Of the minutes where a run has a time."""
+ADVICE = (
+    "few frames and random weights: xtb_frames=2000 learns geometries around them from GFN2-xTB first "
+    "(docs/data.md; needs tblite)"
+)
+
+
+def would_help(config: TrainConfig, start: Start, frames: Sequence[Frame]) -> bool:
+    """Whether to tell the user of ``xtb_frames``: few frames of molecules, and nothing to start from."""
+    few = start.weights is None and len(frames) < MANY_FRAMES
+    return few and not config.xtb_frames and not any(frame.pbc.any() for frame in frames)
 
 
 def first_folder(folder: RunFolder) -> RunFolder:

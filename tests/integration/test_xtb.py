@@ -16,6 +16,7 @@ from training.pretraining.labels import heat
 from training.pretraining.storage import Structure
 from training.run import RunResult
 from training.run_folder import RunFolder
+from training.start import Start
 
 FRAMES = 40
 TINY = [
@@ -87,6 +88,15 @@ def test_the_run_starts_from_what_was_learned(learned, tmp_path):
     assert errors[0] < 0.9 * errors[1]
     # The second run counts energies from its own level of theory: PBE has some 4200 eV for ethanol.
     assert summary["test"]["energy_mae_meV"] < 2000.0
+
+
+def test_who_has_few_frames_and_no_weights_is_told():
+    few, start = [frame_of(molecule("CH3OH"))] * 20, Start(None, "random")
+    assert xtb.would_help(config(), start, few)
+    assert not xtb.would_help(config("xtb_frames=10"), start, few)
+    assert not xtb.would_help(config(), Start(Path("weights"), "trained"), few)
+    assert not xtb.would_help(config(), start, few * 10)
+    assert not xtb.would_help(config(), start, [frame_of(bulk("Si", cubic=True))])
 
 
 def test_minutes_are_shared():
