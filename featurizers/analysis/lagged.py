@@ -83,14 +83,7 @@ def cross_validation(blocks: Sequence[Block], lag: int, folds: int) -> list[Spli
     Raises:
         DataError: There are too few pairs of frames for that.
     """
-    splits, least = _divide(blocks, lag, folds)
-    if least < LEAST_PAIRS:
-        raise DataError(
-            f"{folds} folds of blocks of at most {_longest(blocks)} frames leave {least} pairs of frames "
-            f"{lag} apart, and at least {LEAST_PAIRS} are needed: choose a shorter lag, fewer folds, or "
-            "longer trajectories"
-        )
-    return splits
+    return _divide(blocks, lag, folds, f"{folds} folds")
 
 
 def hold_out(blocks: Sequence[Block], lag: int) -> Split:
@@ -103,31 +96,31 @@ def hold_out(blocks: Sequence[Block], lag: int) -> Split:
     Raises:
         DataError: There are too few pairs of frames for that.
     """
-    splits, least = _divide(blocks, lag, VALIDATION_PARTS)
-    if least < LEAST_PAIRS:
-        raise DataError(
-            f"each training divides the frames that its fold leaves it into {VALIDATION_PARTS} parts, one "
-            f"of them for validation: with blocks of at most {_longest(blocks)} frames that leaves "
-            f"{least} pairs of frames {lag} apart, and at least {LEAST_PAIRS} are needed: choose a "
-            "shorter lag, longer trajectories, or fewer folds"
-        )
-    return splits[-1]
+    what = (
+        f"each training divides the frames that its fold leaves it into {VALIDATION_PARTS} parts, one of "
+        "them for validation: parts"
+    )
+    return _divide(blocks, lag, VALIDATION_PARTS, what)[-1]
 
 
-def _divide(blocks: Sequence[Block], lag: int, folds: int) -> tuple[list[Split], int]:
-    """The divisions of :func:`cross_validation`, and the fewest pairs that a part of them has."""
+def _divide(blocks: Sequence[Block], lag: int, folds: int, what: str) -> list[Split]:
+    """The divisions of :func:`cross_validation`; ``what`` they are, for the message."""
     tests = _whole(blocks, folds) if len(blocks) >= folds else _pieces(blocks, folds)
     splits = [Split(tuple(_outside(blocks, test, lag)), tuple(test)) for test in tests]
     parts = [part for split in splits for part in (split.train, split.test)]
-    return splits, min(len(lagged_pairs(part, lag)) for part in parts)
+    least = min(len(lagged_pairs(part, lag)) for part in parts)
+    if least < LEAST_PAIRS:
+        longest = max(map(_length, blocks), default=0)
+        raise DataError(
+            f"{what} of blocks of at most {longest} frames leave {least} pairs of frames {lag} apart, "
+            f"and at least {LEAST_PAIRS} are needed: choose a shorter lag, longer trajectories, or "
+            "fewer folds"
+        )
+    return splits
 
 
 def _length(block: Block) -> int:
     return block.length
-
-
-def _longest(blocks: Sequence[Block]) -> int:
-    return max(map(_length, blocks), default=0)
 
 
 def _whole(blocks: Sequence[Block], folds: int) -> list[list[Block]]:
