@@ -95,7 +95,8 @@ def train(
             if not learned:
                 return RunResult(folder, {}, True, prepared.split.warnings)
             prepared = prepared.starting_from(xtb.start(prepared.start, learned, folder))
-            write_json(folder.data, prepared.describe())
+            description = prepared.describe()
+            write_json(folder.data, description)
             if show_progress:
                 print(f"starting from {prepared.start.reason}", flush=True)
         display = make_display() if show_progress and is_main else None
@@ -115,7 +116,9 @@ def train(
             )
         if display is not None:
             print(FINISHING, flush=True)
-        summary = _finish(prepared, learned, folder, result, accelerator) if is_main else {}
+        summary = {}
+        if is_main:
+            summary = _finish(prepared, description, learned, folder, result, accelerator)
     finally:
         torch.set_num_threads(threads)
     return RunResult(folder, summary, result.stopped == "interrupted", prepared.split.warnings)
@@ -133,6 +136,8 @@ def _learn_xtb(prepared: Prepared, folder: RunFolder, show_progress: bool) -> di
     if not xtb.is_done(first):
         resume = first.config.is_file()
         config = xtb.first_run(prepared.config, labels, folder)
+        if resume:
+            xtb.follow(first, config)
         if train(config, resume=resume, show_progress=show_progress).interrupted:
             return {}
     return xtb.describe(labels, first)
@@ -140,6 +145,7 @@ def _learn_xtb(prepared: Prepared, folder: RunFolder, show_progress: bool) -> di
 
 def _finish(
     prepared: Prepared,
+    description: dict[str, Any],
     learned: dict[str, Any],
     folder: RunFolder,
     result: "FitResult",
@@ -149,7 +155,7 @@ def _finish(
     from training import finish, last_layer, uncertainty
 
     device = "cuda" if accelerator == "cuda" else "cpu"
-    config, description = prepared.config, prepared.describe()
+    config = prepared.config
     potential = prepared.potential.to(device).eval()
     parts: list[Any] = [prepared.graphs["train"], prepared.graphs["valid"]]
     parts = [last_layer.rows(potential, part, device) if len(part) else None for part in parts]

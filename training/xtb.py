@@ -59,9 +59,6 @@ def first_run(config: TrainConfig, labels: Labels, folder: RunFolder) -> TrainCo
         source=str(labels.path), valid=labels.held_out, test=0, allow_unusual=True
     )
     first = first_folder(folder)
-    if first.config.is_file():  # A run to resume; its folder may have another name by now.
-        moved = first.read_config().model_copy(update={"dataset": dataset})
-        write_text(first.config, dump_yaml(moved))
     return config.model_copy(
         update={
             "name": first.path.name,
@@ -71,6 +68,17 @@ def first_run(config: TrainConfig, labels: Labels, folder: RunFolder) -> TrainCo
             "training": training,
         }
     )
+
+
+def follow(first: RunFolder, config: TrainConfig) -> None:
+    """Tell a first run that is to be resumed where its frames are: the folder may have been moved.
+
+    Args:
+        first: Begun before.
+        config: From :func:`first_run`.
+    """
+    moved = first.read_config().model_copy(update={"dataset": config.dataset})
+    write_text(first.config, dump_yaml(moved))
 
 
 def second_run(config: TrainConfig) -> TrainConfig:

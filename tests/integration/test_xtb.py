@@ -116,6 +116,7 @@ def test_a_first_run_in_a_folder_that_was_moved_can_be_resumed(tmp_path):
     run_folder.create(xtb.first_folder(folders[0]), first)
     folders[0].path.rename(folders[1].path)
     moved = xtb.first_run(settings, labels[1], folders[1])
+    xtb.follow(xtb.first_folder(folders[1]), moved)
     assert run_folder.reopen(moved).path == folders[1].path / "xtb"
 
 
