@@ -38,6 +38,7 @@ SETTINGS: dict[str, list[str]] = {
     "128 features": ["features=128"],
     "5 radial functions": ["radial=5"],
     "12 radial functions": ["radial=12"],
+    "tensor product at atoms": ["tensor_product=true"],
     "cutoff 4 Å": ["cutoff=4.0"],
     "cutoff 6 Å": ["cutoff=6.0"],
     "AdamW, 2e-3": ["optimizer=adamw", "learning_rate=2e-3"],

@@ -7,7 +7,6 @@ the random numbers that they have in the network as it is.
 """
 
 import math
-from itertools import product
 from typing import Any, Final
 
 import torch
@@ -15,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from forcefield import hegnn
-from forcefield.basis import degree_of_component
 from forcefield.hegnn import (
     HEGNNLayer,
     inner_products,
     per_component,
     per_degree_linear,
-    stacked_weights,
 )
 
 VARIANTS = {
@@ -35,7 +32,6 @@ VARIANTS = {
     "cosine envelope": "cosine_envelope",
     "attention": "attention",
     "layer norm": "layer_norm",
-    "tensor product at atoms": "tensor_product",
 }
 """The switch that each variant turns."""
 
@@ -53,12 +49,8 @@ def use(name: str) -> None:
 class BlocksLayer(HEGNNLayer):
     """:class:`HEGNNLayer` with a switch for each block; as they stand here, it computes the same.
 
-    The tensor product adds, after the messages of all layers but the last,
-
-        X_i^(l) += Σ w_(l1 l2 l) ⊙ [ (A X_i)^(l1) ⊗ (B X_i)^(l2) ]^(l)      l1 + l2 + l even
-
-    with a number in w for each channel. The layer norm is that of h before messages and update; the
-    attention multiplies a message by σ(a e_ij + a').
+    The layer norm is that of h before messages and update; the attention multiplies a message by
+    σ(a e_ij + a').
     """
 
     last: Final[bool]
@@ -71,7 +63,6 @@ class BlocksLayer(HEGNNLayer):
     mixing_gates: Final[bool] = True
     attention: Final[bool] = False
     layer_norm: Final[bool] = False
-    tensor_product: Final[bool] = False
 
     def __init__(self, *arguments: Any, last: bool) -> None:
         super().__init__(*arguments, last=last)
@@ -96,13 +87,6 @@ class BlocksLayer(HEGNNLayer):
                 self.weigh = nn.Linear(self.features, 1)
             if self.layer_norm:
                 self.normalize = nn.LayerNorm(self.features)
-            if self.tensor_product and not self.last:
-                coupling, path, paths = couplings(self.lmax)
-                self.factors = stacked_weights(self.lmax, c, 2 * c)
-                # In rows of one: Muon would take (paths, c) for a matrix.
-                self.path_weights = nn.Parameter(torch.randn(paths, 1, c))
-                self.register_buffer("coupling", coupling, persistent=False)
-                self.register_buffer("path", path, persistent=False)
 
     def before(self, h: Tensor, x: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`HEGNNLayer`; X itself stands in for V X where nothing is carried."""
@@ -152,14 +136,11 @@ class BlocksLayer(HEGNNLayer):
         self, h: Tensor, x: Tensor, collected: Tensor, sent: Tensor, degree: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See :class:`HEGNNLayer`."""
-        c, m = self.channels, x.shape[1]
+        c = self.channels
         x = x + sent * self.scale
-        if self.tensor_product and not self.last:
+        if self.product is not None:
             a, b = per_degree_linear(x, self.factors, degree).split([c, c], dim=2)
-            pairs = (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1, 2)
-            weights = self.path_weights.index_select(0, self.path).view(m * m, m, c)
-            weights = (weights * self.coupling).permute(2, 0, 1)
-            x = x + torch.bmm(pairs.permute(2, 0, 1), weights).permute(1, 2, 0)
+            x = x + self.product(a, b)
         seen = h
         if self.layer_norm:
             seen = self.normalize(h)
@@ -186,30 +167,6 @@ class CosineEnvelope(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Map distances (e, 1) in Å to weights (e, 1) between 0 and 1."""
         return 0.5 + 0.5 * torch.cos(math.pi * (distance / self.cutoff).clamp(max=1.0))
-
-
-def couplings(lmax: int) -> tuple[Tensor, Tensor, int]:
-    """Wigner 3j symbols, for components in e3nn's order, which is that of forcefield.basis.
-
-    Returns:
-        The symbols (m², m, 1), scaled so that factors with variance 1 give sums with variance 1; the
-        number of the path that each belongs to, (m³,); and how many paths there are.
-    """
-    from e3nn.o3 import wigner_3j
-
-    degrees = degree_of_component(lmax)
-    m = len(degrees)
-    at = {d: slice(degrees.index(d), degrees.index(d) + 2 * d + 1) for d in degrees}
-    triples = product(at, at, at)
-    paths = [(a, b, d) for a, b, d in triples if abs(a - b) <= d <= a + b and (a + b + d) % 2 == 0]
-    coupling = torch.zeros(m, m, m, dtype=torch.float64)
-    path = torch.zeros(m, m, m, dtype=torch.int64)
-    for number, (a, b, d) in enumerate(paths):
-        symbols = wigner_3j(a, b, d, dtype=torch.float64)
-        alike = sum(end == d for _, _, end in paths)
-        coupling[at[a], at[b], at[d]] = symbols * math.sqrt((2 * d + 1) / alike)
-        path[at[a], at[b], at[d]] = number
-    return coupling.view(m * m, m, 1), path.flatten(), len(paths)
 
 
 def _copy(weights: Tensor) -> nn.Parameter:

@@ -56,6 +56,7 @@ def supports(exported: ExportedPotential) -> bool:
         and architecture["channels"] in (16, 32)
         and 1 <= architecture["lmax"] <= 4
         and architecture["radial"] <= 32
+        and not architecture.get("tensor_product")
     )
 
 

@@ -22,7 +22,9 @@ from forcefield.basis import (
     SphericalHarmonics,
     degree_of_component,
 )
+from forcefield.errors import ConfigError
 from forcefield.graph import both_directions
+from forcefield.tensor_product import TensorProduct
 
 
 class HEGNN(nn.Module):
@@ -39,10 +41,12 @@ class HEGNN(nn.Module):
                     <P_l X_j^(l), Y_ij^(l)> + <P_l X_i^(l), Y_ji^(l)> ]_l                 (invariants)
         e_ij    = φ( C (h_i + h_j) + D b(r_ij) + E z_ij ) ⊙ F b(r_ij)                     (message)
         X_i^(l) += N^-1/2 Σ_j [ G_l e_ij ⊙ Y_ij^(l) + G'_l e_ij ⊙ V_l X_j^(l) ]
+        X_i^(l) += T_l( A X_i, B X_i )                                      (if asked for, not last)
         h_i     += φ_h( h_i, N^-1/2 Σ_j e_ij, [ <Q_l X_i^(l), R_l X_i^(l)> ]_l )
         X_i^(l) += γ_l(h_i) ⊙ S_l X_i^(l)                                                 (not last)
 
-    Every path from atom to atom passes through b(r_ij), which ends smoothly at the cutoff.
+    Every path from atom to atom passes through b(r_ij), which ends smoothly at the cutoff. T is
+    :class:`forcefield.tensor_product.TensorProduct`.
 
     Args:
         num_species: Number of chemical elements.
@@ -52,7 +56,11 @@ class HEGNN(nn.Module):
         channels: Steerable channels per degree.
         lmax: Highest degree L, at least 1.
         radial: Radial basis functions.
+        tensor_product: Whether atoms multiply their steerable features; takes degrees up to 2 or more.
         avg_neighbors: Average number of neighbours N within the cutoff.
+
+    Raises:
+        ConfigError: ``tensor_product`` with ``lmax`` 1.
     """
 
     cutoff: Final[float]
@@ -68,9 +76,14 @@ class HEGNN(nn.Module):
         channels: int = 16,
         lmax: int = 3,
         radial: int = 8,
+        tensor_product: bool = False,
         avg_neighbors: float = 10.0,
     ) -> None:
         super().__init__()
+        if tensor_product and lmax < 2:
+            raise ConfigError(
+                "tensor_product takes lmax=2 or more: products of vectors have degree 2"
+            )
         self.cutoff = float(cutoff)
         self.features = features
         self.channels = channels
@@ -88,7 +101,15 @@ class HEGNN(nn.Module):
         self.register_buffer("parity", parity, persistent=False)
         self.layers = nn.ModuleList(
             [
-                HEGNNLayer(features, channels, lmax, radial, self.scale, last=k == layers - 1)
+                HEGNNLayer(
+                    features,
+                    channels,
+                    lmax,
+                    radial,
+                    self.scale,
+                    tensor_product,
+                    last=k == layers - 1,
+                )
                 for k in range(layers)
             ]
         )
@@ -140,7 +161,14 @@ class HEGNNLayer(nn.Module):
     last: Final[bool]
 
     def __init__(
-        self, features: int, channels: int, lmax: int, radial: int, scale: float, last: bool
+        self,
+        features: int,
+        channels: int,
+        lmax: int,
+        radial: int,
+        scale: float,
+        tensor_product: bool,
+        last: bool,
     ) -> None:
         super().__init__()
         self.features = features
@@ -162,6 +190,10 @@ class HEGNNLayer(nn.Module):
         if not last:  # No energy depends on what would come out of these.
             self.channel_gates = nn.Linear(features, invariants)
             self.mix = stacked_weights(lmax, channels, channels)
+        self.product = None
+        if tensor_product and not last:
+            self.factors = stacked_weights(lmax, channels, 2 * channels)
+            self.product = TensorProduct(lmax, channels)
 
     def forward(
         self,
@@ -244,6 +276,9 @@ class HEGNNLayer(nn.Module):
         """Update an atom's features by the sums of what its pairs say."""
         c, collected = self.channels, collected * self.scale
         x = x + sent * self.scale
+        if self.product is not None:
+            a, b = per_degree_linear(x, self.factors, degree).split([c, c], dim=2)
+            x = x + self.product(a, b)
         left, right = per_degree_linear(x, self.pair_up, degree).split([c, c], dim=2)
         update = functional.silu(
             self.update_scalars(torch.cat([h, collected], dim=1))

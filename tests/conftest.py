@@ -22,6 +22,15 @@ ARCHITECTURES = {
         "channels": 4,
         "lmax": 3,
     },
+    "hegnn-products": {
+        "name": "hegnn",
+        "cutoff": 4.0,
+        "layers": 2,
+        "features": 16,
+        "channels": 4,
+        "lmax": 2,
+        "tensor_product": True,
+    },
     "hegnn-published": {
         "name": "hegnn-published",
         "cutoff": 4.0,

@@ -109,6 +109,11 @@ class ModelConfig(Section):
         default=3, description="highest degree of the spherical harmonics (not for egnn)"
     )
     radial: Count = Field(default=8, description="radial basis functions")
+    tensor_product: bool = Field(
+        default=False,
+        description="multiply the steerable features of each atom with each other (hegnn only): a higher "
+        "body order, for a quarter to a third more time",
+    )
 
 
 class TrainingConfig(Section):
@@ -273,5 +278,6 @@ class TrainConfig(Section):
 def architecture(config: ModelConfig) -> dict[str, str | int | float]:
     """The keys that this model has, for :func:`forcefield.build_potential`."""
     values = config.model_dump()
-    unused = {"egnn": {"channels", "lmax"}, "hegnn-published": {"channels"}}.get(config.name, set())
+    only_hegnn = {"channels", "tensor_product"}
+    unused = {"egnn": only_hegnn | {"lmax"}, "hegnn-published": only_hegnn}.get(config.name, set())
     return {key: value for key, value in values.items() if key not in unused}

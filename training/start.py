@@ -76,10 +76,12 @@ def _obstacle(config: TrainConfig, species: Sequence[int], path: Path) -> str | 
         known = ", ".join(chemical_symbols[z] for z in header["species"])
         return f"{path.name} knows {known}, not {', '.join(unknown)}"
     wanted = architecture(config.model)
+    # Older files do not say that they have no products.
+    needed = {"tensor_product": False, **header["architecture"]}
     differing = [
-        f"model.{key}={header['architecture'].get(key)} (now {value})"
+        f"model.{key}={needed.get(key)} (now {value})"
         for key, value in wanted.items()
-        if header["architecture"].get(key) != value
+        if needed.get(key) != value
     ]
     if differing:
         return f"{path.name} needs {', '.join(differing)}"

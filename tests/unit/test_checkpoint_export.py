@@ -82,7 +82,7 @@ def test_weights_come_back_with_their_header(name, ethanol, tmp_path):
     assert header["units"]["forces"] == "eV/Angstrom"
     assert header["version"] == forcefield.__version__
     assert header["data"] == {"sha256": "abc"}
-    assert header["architecture"]["name"] == name
+    assert header["architecture"]["name"] == ARCHITECTURES[name]["name"]
     assert not loaded.training
     inputs = graph_of(ethanol, potential.cutoff)
     expected = potential(*inputs)
