@@ -243,7 +243,8 @@ SMALL = [
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_on_a_gpu_learns_and_is_resumed(tmp_path, optimizer, compile_with_muon):
-    keys = [*SMALL, "compile=true", f"optimizer={optimizer}", f"output={tmp_path}", "name=run"]
+    keys = [*SMALL, "compile=true", f"optimizer={optimizer}", "loss=mse"]
+    keys += [f"output={tmp_path}", "name=run"]
     folder = train(load_config(None, [*keys, "epochs=20"]), show_progress=False).folder
     result = train(load_config(None, [*keys, "epochs=30"]), resume=True, show_progress=False)
     rows = read_history(folder.log)
