@@ -9,9 +9,12 @@ import lightning.pytorch as pl
 class Clock(pl.Callback):
     """Measures training time, and ends a run of given length.
 
+    It ends between two epochs where these are short, and within one where each is validated: an epoch of a
+    large data set can be longer than the run.
+
     Args:
-        minutes: Ends training after the last validated epoch before; None: never.
-        every: Epochs between validations: the steps in which a run can end.
+        minutes: Ends training and its last validation by then, as far as can be foreseen; None: never.
+        every: Epochs between validations: a run ends with one.
     """
 
     def __init__(self, minutes: float | None, every: int) -> None:
@@ -20,6 +23,8 @@ class Clock(pl.Callback):
         self.before = 0.0
         self._started: float | None = None
         self._marks: list[float] = []
+        self._validation = 0.0
+        self._validating = 0.0
 
     @property
     def seconds(self) -> float:
@@ -31,14 +36,42 @@ class Clock(pl.Callback):
         self._started = time.monotonic()
         self._marks = []
 
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """End the epoch and the run here if the time is over; all processes of a parallel run at once."""
+        if self.minutes is None or self.every > 1:
+            return
+        over = self.seconds + self._validation > 60.0 * self.minutes
+        if trainer.world_size > 1:
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        if over:
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure how long a validation takes."""
+        self._validating = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See :meth:`on_validation_start`."""
+        self._validation = time.monotonic() - self._validating
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the run if the epochs up to the next validation would take it past its end."""
-        if self.minutes is None or (trainer.current_epoch + 1) % self.every:
+        if self.minutes is None or self.every == 1 or (trainer.current_epoch + 1) % self.every:
             return
         self._marks.append(self.seconds)
         # The first epochs may have taken a compilation, too, and say little about the next ones.
         interval = self._marks[-1] - self._marks[-2] if len(self._marks) > 1 else 0.0
-        if self._marks[-1] + interval > 60.0 * self.minutes:
+        over = self._marks[-1] + interval > 60.0 * self.minutes
+        if trainer.world_size > 1:
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        if over:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

@@ -331,6 +331,23 @@ class TestInterruption:
         assert [r["epoch"] for r in longer] == list(range(1, len(longer) + 1))
         assert longer[-1]["seconds"] > rows[-1]["seconds"]
 
+    def test_a_run_shorter_than_an_epoch_ends_in_time_and_can_be_given_more(self, tmp_path):
+        keys = ("name=short", "train=600", "batch_size=1", "validate_every=1", "minutes=0.05")
+        folder = run_quietly(tmp_path, *keys).folder
+        (row,) = read_history(folder.log)
+        assert 1 < row["step"] < 600
+        assert row["seconds"] < 5.0
+        assert row["valid_forces_mae_meV_per_A"] > 0
+        assert row["learning_rate"] < 1e-4
+        summary = json.loads(folder.summary.read_text())
+        assert summary["train"]["stopped"] == "complete"
+        run_quietly(tmp_path, *keys[:-1], "minutes=0.1", resume=True)
+        rows = read_history(folder.log)
+        assert [r["epoch"] for r in rows] == list(range(1, len(rows) + 1))
+        assert rows[0] == row
+        assert rows[-1]["step"] > row["step"]
+        assert 5.0 < rows[-1]["seconds"] < 8.0
+
     def test_early_stopping(self, tmp_path):
         # A learning rate this high makes the validation loss rise.
         overrides = [
