@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from forcefield.export import ExportedPotential, rebuild
 from forcefield.graph import edge_vectors
@@ -26,6 +27,10 @@ PAIRS_PER_PIECE = {"cpu": 768, "cuda": 100_000}
 
 MANY_PAIRS = {"cpu": 4000, "cuda": 200_000}
 """Pairs from which on compiled pieces pay; interpreted ones, with more to start, from twice as many."""
+
+
+ATOMS_PER_BLOCK = 1000
+"""Atoms whose steerable features are multiplied at once."""
 
 
 class PieceWisePotential(nn.Module):
@@ -87,7 +92,7 @@ class PieceWisePotential(nn.Module):
         for layer, stage in zip(network.layers, stages, strict=True):
             nodes = [node.contiguous() for node in layer.before(h, x, network.degree)]
             sums = PairSums.apply(stage, pieces, vectors, *nodes)
-            h, x = layer.after(h, x, *sums, network.degree)
+            h, x = _after(layer, h, x, sums, network.degree)
         isolated, _ = network(
             potential.each_species, pieces[0].new_zeros((2, 0)), vectors.new_zeros((0, 3))
         )
@@ -95,6 +100,18 @@ class PieceWisePotential(nn.Module):
         return interaction.to(torch.float64) + potential.readout.reference_energies.index_select(
             0, species
         )
+
+
+def _after(
+    layer: Any, h: Tensor, x: Tensor, sums: Sequence[Tensor], degree: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The atoms' part of a layer; products, which take tens of kilobytes per atom, in blocks of them."""
+    if layer.product is None:
+        h, x = layer.after(h, x, *sums, degree)
+        return h, x
+    blocks = zip(*(tensor.split(ATOMS_PER_BLOCK) for tensor in (h, x, *sums)), strict=True)
+    parts = [checkpoint(layer.after, *block, degree, use_reentrant=False) for block in blocks]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 class Interpreted:

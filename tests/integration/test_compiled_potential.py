@@ -9,12 +9,20 @@ import pytest
 import torch
 
 from calculators import PotentialCalculator, calculate_many
-from forcefield import build_graph, build_potential, collate, export_potential, load_exported
+from forcefield import (
+    build_graph,
+    build_potential,
+    collate,
+    export_potential,
+    load_exported,
+    pieces,
+)
 from forcefield.compiled import CompiledModule, compile_exported
 from forcefield.compiled_pieces import compile_pieces
 from forcefield.errors import CompilationError
 from forcefield.libraries import CACHE_VARIABLE, Shelf
 from forcefield.pieces import MANY_PAIRS, PAIRS_PER_PIECE, piecewise
+from tests.conftest import ARCHITECTURES
 from tests.integration.conftest import SMALL_ARCHITECTURE
 
 
@@ -169,6 +177,29 @@ def test_pieces_add_up(two_layers, ethanol, water_box, pairs_per_piece):
         assert_same(pieces(*arguments, stress), two_layers.module(*arguments, stress))
 
 
+def test_pieces_add_up_where_atoms_multiply_their_features(
+    ethanol, water_box, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pieces, "ATOMS_PER_BLOCK", 5)
+    exported = with_products(tmp_path / "products.pt")
+    arguments = mixture(exported, ethanol, water_box, ethanol[:1])
+    assert_same(piecewise(exported)(*arguments), exported.module(*arguments))
+
+
+@pytest.mark.usefixtures("compiler_cache")
+def test_products_are_compiled(ethanol, tmp_path):
+    exported = with_products(tmp_path / "products.pt")
+    arguments = inputs(ethanol, exported)
+    assert_same(compile_exported(exported).module(*arguments), exported.module(*arguments))
+
+
+def with_products(path):
+    torch.manual_seed(0)
+    potential = build_potential(ARCHITECTURES["hegnn-products"], [1, 6, 8]).eval()
+    export_potential(potential, path, {"file": str(path)})
+    return load_exported(path)
+
+
 def test_many_pairs_go_in_compiled_pieces(
     two_layers, compiler_cache, ethanol, water_box, monkeypatch
 ):
@@ -203,8 +234,8 @@ def test_many_pairs_go_in_pieces_without_a_compiler(two_layers, water_box, monke
             calculate_many(two_layers, [water_box])[0]["forces"],
         )
         assert (water_box.calc.evaluator._model._pieces is None) == (limit == 10**6)
-    for whole, pieces in zip(found[10**6], found[100], strict=True):
-        np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    for whole, divided in zip(found[10**6], found[100], strict=True):
+        np.testing.assert_allclose(divided, whole, atol=1e-5)
 
 
 @pytest.mark.gpu
