@@ -45,13 +45,8 @@ class Clock(pl.Callback):
         batch_idx: int,
     ) -> None:
         """End the epoch and the run here if the time is over; all processes of a parallel run at once."""
-        if self.minutes is None or self.every > 1:
-            return
-        over = self.seconds + self._validation > 60.0 * self.minutes
-        if trainer.world_size > 1:
-            over = trainer.strategy.reduce_boolean_decision(over, all=False)
-        if over:
-            trainer.should_stop = True
+        if self.minutes is not None and self.every == 1:
+            self._end_if(self.seconds + self._validation > 60.0 * self.minutes, trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure how long a validation takes."""
@@ -62,22 +57,27 @@ class Clock(pl.Callback):
         self._validation = time.monotonic() - self._validating
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End the run if the epochs up to the next validation would take it past its end."""
-        if self.minutes is None or self.every == 1 or (trainer.current_epoch + 1) % self.every:
+        """End the run if what comes before the next validation, and that, would take it past its end."""
+        if self.minutes is None or (trainer.current_epoch + 1) % self.every:
             return
         self._marks.append(self.seconds)
-        # The first epochs may have taken a compilation, too, and say little about the next ones.
-        interval = self._marks[-1] - self._marks[-2] if len(self._marks) > 1 else 0.0
-        over = self._marks[-1] + interval > 60.0 * self.minutes
+        ahead = self._validation
+        if self.every > 1:
+            # The first epochs may have taken a compilation, too, and say little about the next ones.
+            ahead = self._marks[-1] - self._marks[-2] if len(self._marks) > 1 else 0.0
+        self._end_if(self._marks[-1] + ahead > 60.0 * self.minutes, trainer)
+
+    def _end_if(self, over: bool, trainer: pl.Trainer) -> None:
         if trainer.world_size > 1:
             over = trainer.strategy.reduce_boolean_decision(over, all=False)
         if over:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Training time so far, seconds."""
-        return {"seconds": self.seconds}
+        """Training time so far and the time of a validation, seconds."""
+        return {"seconds": self.seconds, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.before = state_dict["seconds"]
+        self._validation = state_dict.get("validation", 0.0)  # Older checkpoints have none.
