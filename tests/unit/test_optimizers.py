@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.conftest import ARCHITECTURES, make_potential
+from training import optimizers
 from training.optimizers import Muon, _padded, _shape_by_shape, orthogonalize, split_parameters
 
 
@@ -88,6 +89,17 @@ def test_padded_matrices_move_as_those_of_one_shape_do():
     directions = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
     for found, expected in zip(_padded(directions), _shape_by_shape(directions), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_large_matrices_move_alike_in_either_precision(monkeypatch):
+    directions = [torch.randn(2, 96, 128, generator=torch.manual_seed(0))]
+    moves = {}
+    for has in (True, False):
+        monkeypatch.setattr(optimizers, "_has_bfloat16", lambda has=has: has)
+        (moves[has],) = _shape_by_shape(directions)
+    assert moves[True].dtype == torch.float32
+    assert not torch.equal(moves[True], moves[False])
+    assert (moves[True] - moves[False]).norm() < 0.02 * moves[False].norm()
 
 
 def test_the_learning_rate_may_be_a_tensor():
