@@ -20,6 +20,10 @@ FIT_FRAMES, FIT_ATOMS = 100, 2000
 """Training frames, and atoms in them, that the last layer and its posterior are fitted on, and as many
 to choose by. Each atom makes three rows for some 64 unknowns."""
 
+FEATURES = 64
+"""Of the network that such numbers are for: a wider one is differentiated more often for each frame, and as
+many times fewer frames are taken."""
+
 BATCH_ATOMS = 500
 """Atoms per batch: each of them is differentiated once for every feature."""
 
@@ -40,7 +44,8 @@ def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str
     """Features, their derivatives and the errors, on a part of the frames; float64, on the CPU."""
     frozen = copy.deepcopy(potential).eval().requires_grad_(False)
     parts = []
-    for _, batch in evaluation_batches(dataset.thinned(FIT_FRAMES, FIT_ATOMS), BATCH_ATOMS):
+    chosen = some(dataset, FIT_FRAMES, FIT_ATOMS, potential)
+    for _, batch in evaluation_batches(chosen, BATCH_ATOMS):
         moved = batch.to(device)
         inputs = moved.graph.tensors()
         prediction = frozen(*inputs)
@@ -51,6 +56,12 @@ def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str
         )
         parts.append([tensor.cpu() for tensor in tensors])
     return Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def some(dataset: GraphDataset, frames: int, atoms: int, potential: Potential) -> GraphDataset:
+    """So many frames, or fewer, to differentiate every feature of; see :data:`FEATURES`."""
+    share = min(1.0, FEATURES / potential.representation.features)
+    return dataset.thinned(round(share * frames), round(share * atoms))
 
 
 def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:

@@ -22,7 +22,7 @@ from forcefield.uncertainty import (
 from training.datasets import data_hash, load_split
 from training.evaluate import Predictions
 from training.graphs import GraphDataset, evaluation_batches
-from training.last_layer import BATCH_ATOMS, rows
+from training.last_layer import BATCH_ATOMS, rows, some
 from training.run_folder import RunFolder, check_same_data
 
 FloatArray = NDArray[np.float64]
@@ -64,13 +64,13 @@ def with_uncertainty(
     Args:
         predictions: Of all frames of the data set.
         potential: On the device.
-        dataset: The frames; :data:`TEST_FRAMES` of them are taken, at equal distances.
+        dataset: The frames; up to :data:`TEST_FRAMES` of them are taken, at equal distances.
         device: Where to evaluate.
     """
     if not has_uncertainty(potential):
         return predictions
     frozen = copy.deepcopy(potential).eval().requires_grad_(False)
-    chosen = dataset.thinned(TEST_FRAMES, TEST_ATOMS)
+    chosen = some(dataset, TEST_FRAMES, TEST_ATOMS, potential)
     found = [
         predict_uncertainty(frozen, *batch.graph.to(device).tensors())
         for _, batch in evaluation_batches(chosen, BATCH_ATOMS)
