@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument("--valid", type=int, default=50, help="validation frames")
     parser.add_argument("--budget-minutes", type=float, default=15.0, help="time for training")
     parser.add_argument("--model", default="hegnn", help="hegnn, hegnn-published or egnn")
-    parser.add_argument("--start", default="auto", help="auto, pretrained, scratch or a file")
+    parser.add_argument(
+        "--start", default="auto", help="auto, pretrained, large, scratch or a file"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more settings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)

@@ -21,6 +21,7 @@ from training.compiled import CompiledStep
 from training.graphs import LabelledGraph, join
 from training.module import ForceFieldModule
 from training.prepare import prepare
+from training.start import with_model_of_start
 
 Step = Callable[[LabelledGraph], tuple[torch.Tensor, torch.Tensor]]
 
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keys = [f"dataset=rmd17:{arguments.molecule}", "valid=0", "test=0", "start=scratch"]
-    prepared = prepare(load_config(None, [*keys, *arguments.set]))
+    prepared = prepare(with_model_of_start(load_config(None, [*keys, *arguments.set])))
     potential, items = prepared.potential.train(), prepared.graphs["train"].items
     module = ForceFieldModule(potential, prepared.config.training, 1000, Clock(None, 1))
     compiled = CompiledStep(potential, module.losses)

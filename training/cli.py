@@ -118,7 +118,7 @@ def train_potential(
         typer.Option(
             "--from",
             metavar="START",
-            help="pretrained, scratch, or the folder of another run; the same as start=...  [auto]",
+            help="pretrained, large, scratch, or the folder of another run; the same as start=...  [auto]",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,

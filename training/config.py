@@ -115,6 +115,12 @@ class ModelConfig(Section):
         "body order, for a quarter to a third more time",
     )
 
+    @model_validator(mode="after")
+    def _products_of_degrees(self) -> "ModelConfig":
+        if self.tensor_product and (self.name != "hegnn" or self.lmax < 2):
+            raise ValueError("tensor_product is for name=hegnn with lmax=2 or more")
+        return self
+
 
 class TrainingConfig(Section):
     """The optimisation."""
@@ -135,7 +141,8 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat | None = Field(
         default=None,
         description="largest learning rate; empty: 5e-3 from random weights, 1e-3 from trained "
-        "ones, 2.5e-4 from trained ones with fewer than 200 frames",
+        "ones, 2.5e-4 from trained ones with fewer than 200 frames, the latter two times 64/features "
+        "for more than 64 features",
     )
     final_learning_rate: Weight = Field(
         default=1e-5, description="learning rate at which cosine ends and plateau stops falling"
@@ -244,8 +251,9 @@ class TrainConfig(Section):
         default="auto",
         min_length=1,
         description="what training starts from: auto (the pretrained weights of the package where "
-        "elements and model allow, else random ones), pretrained, scratch (random weights), or "
-        "the folder or potential.safetensors of another run",
+        "elements and model allow, else random ones), pretrained, large (those of a larger network: "
+        "lower errors for three to four times the time), scratch (random weights), or the folder or "
+        "potential.safetensors of another run; what model leaves open is that of the weights",
     )
     xtb_frames: Annotated[int, Field(ge=0)] = Field(
         default=0,

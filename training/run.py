@@ -15,6 +15,7 @@ from training.config import HardwareConfig, TrainConfig
 from training.config_io import dump_yaml
 from training.prepare import Prepared, prepare
 from training.run_folder import RunFolder
+from training.start import with_model_of_start
 
 if TYPE_CHECKING:
     from training.fit import FitResult
@@ -64,6 +65,9 @@ def train(
         DataError: See :func:`training.datasets.load_split`.
     """
     accelerator = choose_accelerator(config.hardware)
+    if resume:
+        config = run_folder.with_what_was_decided(config)
+    config = with_model_of_start(config)
     # Lightning starts the other processes of a parallel run itself, after rank 0 has made the folder.
     is_main = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not is_main:

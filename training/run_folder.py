@@ -24,9 +24,6 @@ MAY_CHANGE = {
 }
 """Keys that may differ when a run is resumed."""
 
-UNSAID = {"start": "auto", "training.learning_rate": None}
-"""Values that stand for what a run found best when it began."""
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -137,6 +134,24 @@ def create(folder: RunFolder, config: TrainConfig) -> None:
     write_text(folder.config, dump_yaml(config))
 
 
+def with_what_was_decided(config: TrainConfig) -> TrainConfig:
+    """The configuration of a run that goes on, with the start and the rate that were found when it began.
+
+    Raises:
+        ConfigError: The run's configuration is not readable by this version.
+    """
+    folder = RunFolder(Path(config.output) / config.name)
+    if not folder.config.is_file():
+        return config
+    before = folder.read_config()
+    if config.start == "auto":
+        config = config.model_copy(update={"start": before.start})
+    if config.training.learning_rate is None:
+        rate = {"learning_rate": before.training.learning_rate}
+        config = config.model_copy(update={"training": config.training.model_copy(update=rate)})
+    return config
+
+
 def reopen(config: TrainConfig) -> RunFolder:
     """Check that a run can be continued with this configuration.
 
@@ -147,11 +162,7 @@ def reopen(config: TrainConfig) -> RunFolder:
     if not folder.config.is_file():
         raise ConfigError(f"no run to resume in {folder.path}: leave --resume out to start one")
     changed = changed_keys(folder.read_config(), config)
-    refused = {
-        key: values
-        for key, values in changed.items()
-        if key not in MAY_CHANGE and (key, values[1]) not in UNSAID.items()
-    }
+    refused = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
     if refused:
         lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
         raise ConfigError(

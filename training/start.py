@@ -10,10 +10,10 @@ from ase.data import chemical_symbols
 from forcefield import Potential, build_potential, load_potential
 from forcefield.checkpoint import read_header
 from forcefield.errors import ConfigError
-from forcefield.pretrained import BACKBONE
+from forcefield.pretrained import BACKBONE, LARGE
 from forcefield.readout import fit_reference_energies, reference_energies_in_order
 from forcefield.transfer import restrict_species, shift_reference_energies
-from training.config import TrainConfig, architecture
+from training.config import ModelConfig, TrainConfig, architecture
 from training.evaluate import predict
 from training.graphs import GraphDataset
 from training.schedule import FROM_RANDOM_WEIGHTS
@@ -22,7 +22,13 @@ from training.statistics import LEAST_SQUARES, Statistics
 FROM_TRAINED_WEIGHTS, WITH_FEW_FRAMES, MANY_FRAMES = 1e-3, 2.5e-4, 200
 """Largest learning rates from trained weights: with few frames less of what they know is overwritten."""
 
+FEATURES = 64
+"""Of the network that these rates are for; a wider one takes smaller steps."""
+
 MUCH_DENSER = 4.0
+
+WEIGHTS = {"pretrained": BACKBONE, "large": LARGE}
+"""What ``start`` may be besides ``auto``, ``scratch`` and a path."""
 
 FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES = 200, 10_000
 
@@ -40,6 +46,22 @@ class Start:
     reason: str
 
 
+def with_model_of_start(config: TrainConfig) -> TrainConfig:
+    """The configuration with the model of the weights that it names, as far as it says nothing else.
+
+    Raises:
+        CheckpointError: No such weights.
+    """
+    if config.start in ("auto", "scratch"):
+        return config
+    found = read_header(_path(config.start))["architecture"]
+    said = config.model.model_fields_set
+    known = {
+        key: found[key] for key in ModelConfig.model_fields if key in found and key not in said
+    }
+    return config.model_copy(update={"model": config.model.model_copy(update=known)})
+
+
 def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float = 0.0) -> Start:
     """Decide what to start from.
 
@@ -55,17 +77,25 @@ def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float =
     """
     if config.start == "scratch":
         return Start(None, "random weights, as start=scratch says")
-    path = BACKBONE if config.start in ("auto", "pretrained") else Path(config.start)
-    if path.is_dir():
-        path = path / "potential.safetensors"
-    obstacle = _obstacle(config, species, path)
-    if obstacle is None and config.start == "auto":
-        obstacle = _density(neighbors, path)
-    if obstacle is None:
+    if config.start != "auto":
+        path = _path(config.start)
+        obstacle = _obstacle(config, species, path)
+        if obstacle is not None:
+            raise ConfigError(f"start={config.start}: {obstacle}; or set start=scratch")
         return Start(path, f"the weights of {path.name}")
-    if config.start == "auto":
-        return Start(None, f"random weights, because {obstacle}")
-    raise ConfigError(f"start={config.start}: {obstacle}; or set start=scratch")
+    obstacles = []
+    for path in WEIGHTS.values():
+        obstacle = _obstacle(config, species, path) or _density(neighbors, path)
+        if obstacle is None:
+            return Start(path, f"the weights of {path.name}")
+        obstacles.append(obstacle)
+    return Start(None, f"random weights, because {obstacles[0]}")
+
+
+def _path(start: str) -> Path:
+    """The file of the weights that a name, a file or a run's folder stands for."""
+    path = WEIGHTS.get(start) or Path(start)
+    return path / "potential.safetensors" if path.is_dir() else path
 
 
 def _obstacle(config: TrainConfig, species: Sequence[int], path: Path) -> str | None:
@@ -100,11 +130,13 @@ def resolve(config: TrainConfig, start: Start, frames: int) -> TrainConfig:
     rate = FROM_RANDOM_WEIGHTS
     if start.weights is not None or config.xtb_frames:
         rate = FROM_TRAINED_WEIGHTS if frames >= MANY_FRAMES else WITH_FEW_FRAMES
+        rate *= min(1.0, FEATURES / config.model.features)
     training = config.training
     if training.learning_rate is None:
         training = training.model_copy(update={"learning_rate": rate})
     if config.start == "auto":
-        name = "scratch" if start.weights is None else "pretrained"
+        names = {path: name for name, path in WEIGHTS.items()}
+        name = "scratch" if start.weights is None else names[start.weights]
         config = config.model_copy(update={"start": name})
     return config.model_copy(update={"training": training})
 

@@ -1,5 +1,7 @@
 """Products of steerable features: exact couplings, parity and scale."""
 
+import importlib.util
+
 import pytest
 import torch
 from e3nn import o3
@@ -8,6 +10,7 @@ from forcefield import build_potential
 from forcefield.basis import SphericalHarmonics, degree_of_component
 from forcefield.errors import ConfigError
 from forcefield.tensor_product import TensorProduct, couplings
+from training import load_config
 
 
 @pytest.mark.parametrize("lmax", [2, 3, 4])
@@ -76,3 +79,18 @@ def test_every_coupling_counts():
 def test_vectors_alone_have_no_product():
     with pytest.raises(ConfigError, match="lmax=2"):
         build_potential({"name": "hegnn", "lmax": 1, "tensor_product": True}, [1])
+    for key in ("lmax=1", "model=egnn"):
+        with pytest.raises(ConfigError, match="tensor_product is for name=hegnn with lmax=2"):
+            load_config(None, ["dataset=x.xyz", "tensor_product=true", key])
+
+
+def test_kernels_for_a_gpu_do_not_leave_it_out(tmp_path):
+    from forcefield import export_potential, load_exported
+    from forcefield.fused import supports
+
+    found = []
+    for products in (False, True):
+        potential = build_potential({"name": "hegnn", "tensor_product": products}, [1])
+        export_potential(potential.eval(), tmp_path / "potential.pt", {})
+        found.append(supports(load_exported(tmp_path / "potential.pt")))
+    assert found == [importlib.util.find_spec("triton") is not None, False]

@@ -7,13 +7,14 @@ from ase.build import molecule
 
 from forcefield import build_graph, build_potential, load_potential, save_potential
 from forcefield.errors import CheckpointError, ConfigError, UnknownElementError
-from forcefield.pretrained import BACKBONE
+from forcefield.pretrained import BACKBONE, LARGE
 from forcefield.transfer import restrict_species
 from training import load_config
 from training.datasets.frames import Frame
 from training.graphs import GraphDataset
 from training.prepare import prepare
-from training.start import choose_start, initial_potential
+from training.schedule import FROM_RANDOM_WEIGHTS
+from training.start import Start, choose_start, initial_potential, resolve, with_model_of_start
 from training.statistics import collect_statistics
 
 SMALL = {"name": "hegnn", "cutoff": 4.0, "layers": 2, "features": 16, "channels": 4, "lmax": 2}
@@ -149,3 +150,51 @@ def test_the_backbone_is_what_its_card_says():
     assert BACKBONE.stat().st_size < 4e6
     assert BACKBONE.with_name("README.md").is_file()
     assert header["name"]
+
+
+def test_the_model_is_that_of_the_weights_unless_something_else_is_said(tmp_path):
+    start_config(tmp_path)
+    keys = ["dataset=x.xyz", f"start={tmp_path / 'general.safetensors'}"]
+    model = with_model_of_start(load_config(None, keys)).model
+    assert [model.cutoff, model.layers, model.features, model.channels, model.lmax] == [
+        4,
+        2,
+        16,
+        4,
+        2,
+    ]
+    assert not model.tensor_product
+    said = with_model_of_start(load_config(None, [*keys, "layers=3"]))
+    assert (said.model.layers, said.model.features) == (3, 16)
+    with pytest.raises(ConfigError, match=r"needs model.layers=2 \(now 3\); or set"):
+        choose_start(said, [1, 6])
+    for start in ("auto", "scratch"):
+        config = load_config(None, ["dataset=x.xyz", f"start={start}"])
+        assert with_model_of_start(config) == config
+
+
+def test_large_is_a_larger_network_of_the_same_elements():
+    config = with_model_of_start(load_config(None, ["dataset=x.xyz", "start=large"]))
+    assert choose_start(config, [1, 6, 8]).weights == LARGE
+    assert config.model.tensor_product
+    usual, large = (load_potential(path)[0] for path in (BACKBONE, LARGE))
+    assert large.species == usual.species
+    assert large.representation.features == 2 * usual.representation.features
+    # Who asks for the network has its weights.
+    model = ["features=128", "channels=32", "tensor_product=true"]
+    asked = load_config(None, ["dataset=x.xyz", *model])
+    start = choose_start(asked, [1, 6, 8])
+    assert start.weights == LARGE
+    assert resolve(asked, start, 950).start == "large"
+
+
+@pytest.mark.parametrize(
+    ("features", "frames", "rate"),
+    [(32, 200, 1e-3), (64, 199, 2.5e-4), (128, 200, 5e-4), (128, 199, 1.25e-4)],
+)
+def test_wide_networks_that_know_something_take_smaller_steps(features, frames, rate):
+    config = load_config(None, ["dataset=x.xyz", f"features={features}", "start=x"])
+    resolved = resolve(config, Start(BACKBONE, ""), frames)
+    assert resolved.training.learning_rate == rate
+    scratch = resolve(config, Start(None, ""), frames)
+    assert scratch.training.learning_rate == FROM_RANDOM_WEIGHTS
