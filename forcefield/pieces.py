@@ -28,7 +28,6 @@ PAIRS_PER_PIECE = {"cpu": 768, "cuda": 100_000}
 MANY_PAIRS = {"cpu": 4000, "cuda": 200_000}
 """Pairs from which on compiled pieces pay; interpreted ones, with more to start, from twice as many."""
 
-
 ATOMS_PER_BLOCK = 1000
 """Atoms whose steerable features are multiplied at once."""
 

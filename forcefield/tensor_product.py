@@ -8,6 +8,7 @@ NeurIPS 2022) and the tensor products of NequIP (Batzner et al., Nat. Commun. 13
 import math
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,8 +92,6 @@ def couplings(lmax: int) -> tuple[Tensor, Tensor, int]:
 
 def _sphere(degree: int) -> tuple[Tensor, Tensor]:
     """Directions (s, 3) and weights (s,) whose sums are exact means of polynomials of that degree."""
-    import numpy as np
-
     nodes, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
     angles = 2.0 * math.pi * np.arange(degree + 1) / (degree + 1)
     z, phi = np.meshgrid(nodes, angles, indexing="ij")

@@ -22,15 +22,6 @@ ARCHITECTURES = {
         "channels": 4,
         "lmax": 3,
     },
-    "hegnn-products": {
-        "name": "hegnn",
-        "cutoff": 4.0,
-        "layers": 2,
-        "features": 16,
-        "channels": 4,
-        "lmax": 2,
-        "tensor_product": True,
-    },
     "hegnn-published": {
         "name": "hegnn-published",
         "cutoff": 4.0,
@@ -41,6 +32,8 @@ ARCHITECTURES = {
     "egnn": {"name": "egnn", "cutoff": 4.0, "layers": 2, "features": 16},
 }
 """Small models: the laws they obey do not depend on their size."""
+
+ARCHITECTURES["hegnn-products"] = {**ARCHITECTURES["hegnn"], "lmax": 2, "tensor_product": True}
 
 REFERENCE_ENERGIES = {1: -13.6, 6: -1030.5, 8: -2043.25}
 

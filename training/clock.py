@@ -68,9 +68,7 @@ class Clock(pl.Callback):
         self._end_if(self._marks[-1] + ahead > 60.0 * self.minutes, trainer)
 
     def _end_if(self, over: bool, trainer: pl.Trainer) -> None:
-        if trainer.world_size > 1:
-            over = trainer.strategy.reduce_boolean_decision(over, all=False)
-        if over:
+        if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,8 +23,5 @@ class StopRequest(interrupt.StopRequest, pl.Callback):
         batch_idx: int,
     ) -> None:
         """Stop here if asked to; all processes of a parallel run at the same step."""
-        stop = self.requested
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
+        if trainer.strategy.reduce_boolean_decision(self.requested, all=False):
             raise Interrupted

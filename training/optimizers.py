@@ -29,7 +29,6 @@ EPSILON = 1e-8
 SMALLEST_MATRIX = 5
 """Rows or columns below which a parameter counts as a set of vectors."""
 
-
 BFLOAT16_FROM = 96
 """Rows and columns from which a processor with bfloat16 instructions multiplies in it: less than half of
 the time, and singular values need not be closer to 1 than a fifth anyway."""

@@ -26,10 +26,10 @@ from tests.conftest import ARCHITECTURES
 from tests.integration.conftest import SMALL_ARCHITECTURE
 
 
-def small_potential(path, seed: int):
+def small_potential(path, seed: int, architecture=SMALL_ARCHITECTURE):
     torch.manual_seed(seed)
     potential = build_potential(
-        SMALL_ARCHITECTURE,
+        architecture,
         [1, 6, 8],
         energy_scale=10.0,
         reference_energies={1: -13.6, 6: -1029.0, 8: -2041.0},
@@ -181,23 +181,16 @@ def test_pieces_add_up_where_atoms_multiply_their_features(
     ethanol, water_box, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pieces, "ATOMS_PER_BLOCK", 5)
-    exported = with_products(tmp_path / "products.pt")
+    exported = small_potential(tmp_path / "products.pt", 0, ARCHITECTURES["hegnn-products"])
     arguments = mixture(exported, ethanol, water_box, ethanol[:1])
     assert_same(piecewise(exported)(*arguments), exported.module(*arguments))
 
 
 @pytest.mark.usefixtures("compiler_cache")
 def test_products_are_compiled(ethanol, tmp_path):
-    exported = with_products(tmp_path / "products.pt")
+    exported = small_potential(tmp_path / "products.pt", 0, ARCHITECTURES["hegnn-products"])
     arguments = inputs(ethanol, exported)
     assert_same(compile_exported(exported).module(*arguments), exported.module(*arguments))
-
-
-def with_products(path):
-    torch.manual_seed(0)
-    potential = build_potential(ARCHITECTURES["hegnn-products"], [1, 6, 8]).eval()
-    export_potential(potential, path, {"file": str(path)})
-    return load_exported(path)
 
 
 def test_many_pairs_go_in_compiled_pieces(
