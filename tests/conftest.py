@@ -13,6 +13,14 @@ from forcefield import Potential, build_graph, build_potential
 settings.register_profile("reproducible", derandomize=True)
 settings.load_profile("reproducible")
 
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random weights are the same in every run, too, and whichever tests ran before."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
 ARCHITECTURES = {
     "hegnn": {
         "name": "hegnn",
