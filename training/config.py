@@ -76,6 +76,11 @@ class DatasetConfig(Section):
         default=None,
         description="name of the forces in the file, such as REF_forces; empty: ASE's forces",
     )
+    stress_key: str | None = Field(
+        default=None,
+        description="name of the stresses in the file, such as REF_stress, or of the virials, if virial is "
+        "a part of the name; empty: ASE's stress",
+    )
     reference_energies: dict[str, float] | None = Field(
         default=None,
         description="energy of each isolated atom in eV, such as {H: -13.6, O: -2041.8}; empty: "

@@ -132,6 +132,65 @@ def test_cells_periodicity_and_stress(tmp_path: Path, frames: list[Frame]) -> No
     assert second.stress is None
 
 
+STRESS = np.array([[0.01, 0.006, 0.005], [0.006, 0.02, 0.004], [0.005, 0.004, 0.03]])
+
+
+@pytest.fixture
+def with_stress(frames: list[Frame]) -> list[Atoms]:
+    """A periodic frame with the stress under several names, and one without."""
+    labelled, bare = (to_atoms(frame) for frame in frames[:2])
+    for atoms in (labelled, bare):
+        atoms.cell = [[9.0, 0.0, 0.0], [1.0, 9.5, 0.0], [0.0, 0.5, 10.0]]
+        atoms.pbc = True
+    labelled.info["REF_stress"] = STRESS
+    labelled.info["dft_virial"] = -STRESS * labelled.get_volume()
+    return [bare, labelled]
+
+
+@pytest.mark.parametrize("key", ["REF_stress", "dft_virial"])
+def test_stresses_under_other_names(tmp_path: Path, with_stress: list[Atoms], key: str) -> None:
+    path = tmp_path / "own.extxyz"
+    ase.io.write(path, with_stress)
+    bare, labelled = read_ase(path, ReadOptions(stress_key=key)).frames
+    assert bare.stress is None
+    assert labelled.stress is not None
+    np.testing.assert_allclose(labelled.stress, STRESS, rtol=1e-7)
+
+
+def test_virials_in_other_units(tmp_path: Path, with_stress: list[Atoms]) -> None:
+    for atoms in with_stress:
+        atoms.set_cell(atoms.cell[:] / BOHR, scale_atoms=True)
+        atoms.calc.atoms = atoms.copy()
+        if "dft_virial" in atoms.info:
+            atoms.info["dft_virial"] /= HARTREE
+    path = tmp_path / "own.traj"
+    ase.io.write(path, with_stress)
+    options = ReadOptions("Hartree", "Bohr", stress_key="dft_virial")
+    frame = read_ase(path, options).frames[1]
+    assert frame.stress is not None
+    np.testing.assert_allclose(frame.stress, STRESS, rtol=1e-7)
+
+
+def test_stresses_that_are_passed_over_are_named(tmp_path: Path, with_stress: list[Atoms]) -> None:
+    path = tmp_path / "own.extxyz"
+    ase.io.write(path, with_stress)
+    (warning,) = read_ase(path).warnings
+    assert (
+        "no stresses are learned, but it holds REF_stress, dft_virial: name the right one"
+        in warning
+    )
+    split = load_split(path, train=1, valid=1, test=0, allow_unusual=True)
+    assert warning in split.warnings
+    with pytest.raises(
+        DataError, match="no periodic frame has a stress under the name 'stresses'; it"
+    ):
+        read_ase(path, ReadOptions(stress_key="stresses"))
+    for atoms in with_stress:
+        atoms.pbc = False  # A molecule in a box has none.
+    ase.io.write(path, with_stress)
+    assert read_ase(path).warnings == ()
+
+
 def test_a_constrained_structure_keeps_its_true_forces(tmp_path: Path, frames: list[Frame]) -> None:
     from ase.constraints import FixAtoms
 

@@ -1,6 +1,6 @@
 """Reader for every format that ASE reads: extxyz, db, traj, OUTCAR and the rest.
 
-Energies and forces are those that ASE attaches to a structure; where a file keeps them under
+Energies, forces and stresses are those that ASE attaches to a structure; where a file keeps them under
 another name (``REF_energy``, ``dft_forces`` ...), the user gives the name. Values are taken to be
 in eV and Å, as ASE gives them, unless the user states other units: extxyz files exist in kcal/mol
 and in Hartree.
@@ -36,7 +36,8 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
 
     Raises:
         DataError: ASE cannot read the file, it holds no frames, a frame has no energy or no forces,
-            or an element has two different energies as an isolated atom.
+            no frame has the stresses that were named, or an element has two different energies as an
+            isolated atom.
         ConfigError: An unknown unit.
     """
     options = options or ReadOptions()
@@ -66,7 +67,7 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
         if energy is None or forces is None:
             continue
         periodic = np.array(atoms.pbc, dtype=bool)
-        stress = _stress(labels)
+        stress = _stress(atoms, labels, options.stress_key) if _has_volume(atoms) else None
         frames.append(
             Frame(
                 atomic_numbers=atoms.numbers.astype(np.int64),
@@ -82,7 +83,18 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
         )
     if any(missing.values()):
         raise DataError(_missing_message(path, options, missing, structures))
-    return Reading(frames, isolated, energy_scale, length_scale, forces_scale)
+    warnings: list[str] = []
+    if all(frame.stress is None for frame in frames):
+        names = _names_of_stresses(structures)
+        advice = f"it holds {', '.join(names)}: name the right one with stress_key=..."
+        if options.stress_key:
+            raise DataError(
+                f"{path}: no periodic frame has a stress under the name '{options.stress_key}'"
+                + (f"; {advice}" if names else "")
+            )
+        if names:
+            warnings.append(f"{path}: no stresses are learned, but {advice}")
+    return Reading(frames, isolated, energy_scale, length_scale, forces_scale, tuple(warnings))
 
 
 def _structures(path: Path) -> "list[Atoms]":
@@ -147,16 +159,45 @@ def _forces_reader(num_atoms: int) -> Callable[[Any], FloatArray | None]:
     return as_forces
 
 
-def _stress(labels: dict[str, Any]) -> FloatArray | None:
-    """The stress as (3, 3), from ASE's Voigt order or the full matrix."""
+def _stress(atoms: "Atoms", labels: dict[str, Any], key: str | None) -> FloatArray | None:
+    """The stress as (3, 3), in the file's units; a virial is minus the stress times the volume."""
+    value = _find(labels, key, "stress", _as_stress)
+    if value is None or key is None or not _is_virial(key):
+        return value
+    return -value / atoms.get_volume()
+
+
+def _has_volume(atoms: "Atoms") -> bool:
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def _as_stress(value: Any) -> FloatArray | None:
+    """A symmetric matrix from ASE's Voigt order or all nine components; None for anything else."""
     from ase.stress import voigt_6_to_full_3x3_stress
 
-    if "stress" not in labels:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
         return None
-    value = np.asarray(labels["stress"], dtype=np.float64)
-    if value.shape == (6,):
-        return np.asarray(voigt_6_to_full_3x3_stress(value))
-    return value.reshape(3, 3) if value.size == 9 else None
+    if array.shape == (6,):
+        return np.asarray(voigt_6_to_full_3x3_stress(array))
+    return array.reshape(3, 3) if array.shape in {(9,), (3, 3)} else None
+
+
+def _is_virial(name: str) -> bool:
+    return "virial" in name.lower()
+
+
+def _names_of_stresses(structures: "list[Atoms]") -> list[str]:
+    """Under which names periodic structures keep what looks like a stress or a virial."""
+    names: dict[str, None] = {}
+    for atoms in structures:
+        if _has_volume(atoms):
+            for name, value in _labels(atoms).items():
+                sounds = "stress" in name.lower() or _is_virial(name)
+                if sounds and _as_stress(value) is not None:
+                    names[name] = None
+    return list(names)
 
 
 def _is_isolated_atom(atoms: "Atoms") -> bool:

@@ -64,6 +64,7 @@ class Reading:
         energy_unit: Size of the unit in which the energies were read, eV.
         length_unit: Size of the unit in which the positions were read, Å.
         forces_unit: Size of the unit in which the forces were read, eV/Å.
+        warnings: What a person should know about the reading.
     """
 
     frames: list[Frame]
@@ -71,6 +72,7 @@ class Reading:
     energy_unit: float
     length_unit: float
     forces_unit: float
+    warnings: tuple[str, ...] = ()
 
 
 def add_isolated(isolated: dict[int, float], number: int, energy: float, where: str) -> None:

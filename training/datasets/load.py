@@ -36,6 +36,7 @@ def load_split(
     forces_unit: str | None = None,
     energy_key: str | None = None,
     forces_key: str | None = None,
+    stress_key: str | None = None,
     allow_unusual: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Split:
@@ -59,6 +60,7 @@ def load_split(
         forces_unit: Such as "Hartree/Bohr"; energy_unit / length_unit by default.
         energy_key: Name of the energies in files that ASE reads.
         forces_key: Name of the forces in files that ASE reads.
+        stress_key: Name of the stresses or virials in files that ASE reads.
         allow_unusual: Turn the refusal of units that look wrong into a warning.
         cache_dir: Where downloads are kept.
 
@@ -71,7 +73,7 @@ def load_split(
             in two parts, or more frames are asked for than there are.
         ConfigError: An unknown unit, or an option that does not apply to this source.
     """
-    options = ReadOptions(energy_unit, length_unit, forces_unit, energy_key, forces_key)
+    options = ReadOptions(energy_unit, length_unit, forces_unit, energy_key, forces_key, stress_key)
     public = find_public_set(str(source))
     if public is not None:
         _refuse_options(public, options, valid_file, test_file, isolated_atoms_file)
@@ -122,9 +124,10 @@ def read_frames(path: str | Path, options: ReadOptions | None = None) -> Reading
     path, options = Path(path).expanduser(), options or ReadOptions()
     if not path.is_dir() and path.suffix.lower() != ".npz":
         return read_ase(path, options)
-    if options.energy_key or options.forces_key:
+    if options.energy_key or options.forces_key or options.stress_key:
         raise ConfigError(
-            f"{path}: energy_key and forces_key apply to files that ASE reads, not to npz or folders"
+            f"{path}: energy_key, forces_key and stress_key apply to files that ASE reads, not to npz "
+            "or folders"
         )
     return read_deepmd(path, options) if path.is_dir() else read_npz(path, options)
 
@@ -142,7 +145,7 @@ def _read_checked(
     findings = implausible(reading)
     if findings and not allow_unusual:
         raise DataError("\n".join([*findings, "If all is as it should be: allow_unusual=true"]))
-    return reading, findings
+    return reading, [*reading.warnings, *findings]
 
 
 def _read_isolated_atoms(path: Path, options: ReadOptions) -> dict[int, float]:
@@ -180,7 +183,7 @@ def _refuse_options(public: PublicSet, options: ReadOptions, *files: str | Path 
     if options != ReadOptions() or any(file is not None for file in files):
         raise ConfigError(
             f"{public.name} has its units, names and files fixed: leave out energy_unit, "
-            "length_unit, forces_unit, energy_key, forces_key, valid_file, test_file and "
+            "length_unit, forces_unit, energy_key, forces_key, stress_key, valid_file, test_file and "
             "isolated_atoms_file"
         )
 

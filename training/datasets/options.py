@@ -72,6 +72,8 @@ class ReadOptions:
             energy unit / length unit.
         energy_key: Name of the energies in files that ASE reads; None takes ASE's own results.
         forces_key: Name of the forces in files that ASE reads; None takes ASE's own results.
+        stress_key: Name of the stresses in files that ASE reads, or of virials, if "virial" is a part
+            of it; None takes ASE's own results.
     """
 
     energy_unit: str | None = None
@@ -79,6 +81,7 @@ class ReadOptions:
     forces_unit: str | None = None
     energy_key: str | None = None
     forces_key: str | None = None
+    stress_key: str | None = None
 
     def scales(self, energy_default: str, length_default: str) -> tuple[float, float, float]:
         """Factors from the file's energies, lengths and forces to eV, Å and eV/Å.
