@@ -257,7 +257,7 @@ class TrainConfig(Section):
         min_length=1,
         description="what training starts from: auto (the pretrained weights of the package where "
         "elements and model allow, else random ones), pretrained, large (those of a larger network: "
-        "lower errors for three to four times the time), scratch (random weights), or the folder or "
+        "lower errors for two to three times the time), scratch (random weights), or the folder or "
         "potential.safetensors of another run; what model leaves open is that of the weights",
     )
     xtb_frames: Annotated[int, Field(ge=0)] = Field(

@@ -6,4 +6,4 @@ BACKBONE = Path(__file__).parent / "hegnn-general.safetensors"
 """General HEGNN for molecules of H, C, N, O, F, S and Cl, where training starts from by default."""
 
 LARGE = Path(__file__).parent / "hegnn-general-large.safetensors"
-"""The same for a larger network: lower errors, three to four times the time."""
+"""The same for a larger network: lower errors, two to three times the time."""
