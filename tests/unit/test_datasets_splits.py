@@ -217,8 +217,10 @@ def test_elements_that_training_never_sees(tmp_path: Path, frames: list[Frame]) 
     numbers = frames[0].atomic_numbers.copy()
     numbers[2] = 16
     test = write(tmp_path / "test.extxyz", [replace(frames[90], atomic_numbers=numbers)])
-    split = load_split(train, test_file=test, allow_unusual=True)
-    assert any("test frames contain S, which no training frame" in w for w in split.warnings)
+    with pytest.raises(
+        DataError, match=r"test\.extxyz, frame 0: a test frame contains S, which no train"
+    ):
+        load_split(train, test_file=test, allow_unusual=True)
 
 
 def test_a_broken_file_is_named_before_it_is_divided(tmp_path: Path, frames: list[Frame]) -> None:

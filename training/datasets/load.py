@@ -70,7 +70,8 @@ def load_split(
     Raises:
         DataError: The set is unknown or cannot be downloaded, the file cannot be read, a frame is
             broken (named by file and index), the units cannot be right, the same geometry is
-            in two parts, or more frames are asked for than there are.
+            in two parts, an element is not in the training part, or more frames are asked for than
+            there are.
         ConfigError: An unknown unit, or an option that does not apply to this source.
     """
     options = ReadOptions(energy_unit, length_unit, forces_unit, energy_key, forces_key, stress_key)
@@ -101,7 +102,7 @@ def load_split(
     )
     parts = {"train": train_part, "valid": valid_part, "test": test_part} | parts
     check_no_overlap(parts)
-    warnings += _element_warnings(parts, isolated)
+    warnings += _check_elements(parts, isolated)
     return Split(
         train=parts["train"],
         valid=parts["valid"],
@@ -157,22 +158,25 @@ def _read_isolated_atoms(path: Path, options: ReadOptions) -> dict[int, float]:
     return isolated
 
 
-def _element_warnings(parts: dict[str, list[Frame]], isolated: dict[int, float]) -> list[str]:
-    """Elements that validation or test hold and training does not, or without an isolated atom."""
+def _check_elements(parts: dict[str, list[Frame]], isolated: dict[int, float]) -> list[str]:
+    """Refuse elements that training never sees; note those that have no isolated atom."""
     from ase.data import chemical_symbols
 
-    elements = {name: _elements(frames) for name, frames in parts.items()}
-    warnings = []
+    known = _elements(parts["train"])
     for name in ("valid", "test"):
-        unseen = sorted(elements[name] - elements["train"])
-        if unseen:
-            symbols = ", ".join(chemical_symbols[z] for z in unseen)
-            warnings.append(f"the {name} frames contain {symbols}, which no training frame does")
-    without = sorted(elements["train"] - isolated.keys())
+        for frame in parts[name]:
+            unseen = sorted(_elements([frame]) - known)
+            if unseen:
+                symbols = ", ".join(chemical_symbols[z] for z in unseen)
+                raise DataError(
+                    f"{frame.where}: a {name} frame contains {symbols}, which no training frame does; add "
+                    "some to the training frames (another seed or split may do), or leave such frames out"
+                )
+    without = sorted(known - isolated.keys())
     if isolated and without:
         symbols = ", ".join(chemical_symbols[z] for z in without)
-        warnings.append(f"there are isolated atoms, but none of {symbols}")
-    return warnings
+        return [f"there are isolated atoms, but none of {symbols}"]
+    return []
 
 
 def _elements(frames: Sequence[Frame]) -> set[int]:
