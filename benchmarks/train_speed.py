@@ -51,7 +51,7 @@ def main() -> None:
     keys = [f"dataset=rmd17:{arguments.molecule}", "valid=0", "test=0", "start=scratch"]
     prepared = prepare(with_model_of_start(load_config(None, [*keys, *arguments.set])))
     potential, items = prepared.potential.train(), prepared.graphs["train"].items
-    module = ForceFieldModule(potential, prepared.config.training, 1000, Clock(None, 1))
+    module = ForceFieldModule(potential, prepared.config.training, 1000, Clock(None))
     compiled = CompiledStep(potential, module.losses)
     optimizer = module.configure_optimizers()
 

@@ -105,7 +105,7 @@ def fit(
     compiled = _whether_to_compile(config, accelerator, train)
     if compiled != "no" and display is not None:
         print(COMPILING, flush=True)
-    clock = Clock(settings.minutes, every)
+    clock = Clock(settings.minutes)
     recorded = accelerator == "cuda" and hardware.devices == 1 and compiled != "no"
     recorder = record if recorded else None
     module = task(potential, settings, steps, clock, every, compiled, recorder, train.has_stress)
@@ -246,7 +246,16 @@ def _early_stopping(settings: TrainingConfig, every: int) -> EarlyStopping | Non
     if not settings.patience:
         return None
     patience = math.ceil(settings.patience / every)
-    return EarlyStopping(MONITOR, patience=patience, mode="min", check_on_train_epoch_end=False)
+    return Patience(MONITOR, patience=patience, mode="min", check_on_train_epoch_end=False)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that is patient anew in a run that it had stopped and that is given more epochs."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the end that was restored with the checkpoint."""
+        if self.stopped_epoch:
+            self.stopped_epoch = self.wait_count = 0
 
 
 def _checkpoints(folder: RunFolder, validated: bool, every: int) -> list[ModelCheckpoint]:

@@ -49,6 +49,7 @@ class History(pl.Callback):
         self.clock = clock
         self.display = display
         self.valid: dict[str, float] = {}
+        self._validated = -1
         self._shown = self._seconds_before = 0.0
         self._first_step = 0
         self._columns: tuple[str, ...] = COLUMNS
@@ -88,6 +89,7 @@ class History(pl.Callback):
         """Collect the errors of the validation."""
         assert isinstance(pl_module, ForceFieldModule)
         self.valid = pl_module.errors(pl_module.valid_sums)
+        self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's row.
@@ -112,7 +114,7 @@ class History(pl.Callback):
             "learning_rate": pl_module.learning_rate.at(max(0, step - 1), seconds),
             **{f"train_{key}": value for key, value in train.items()},
         }
-        if self.valid and (trainer.current_epoch + 1) % pl_module.validate_every == 0:
+        if self._validated == trainer.current_epoch:
             values |= {f"valid_{key}": value for key, value in self.valid.items()}
         row = {key: values[key] for key in self._columns if key in values}
         for logger in trainer.loggers:

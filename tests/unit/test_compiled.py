@@ -30,7 +30,7 @@ def make_module(name: str, loss: str = "mse", layers: int = 1) -> ForceFieldModu
     architecture |= {"channels": 4} if name == "hegnn" else {}
     references = {1: -13.6, 6: -1030.5, 8: -2043.25}
     potential = build_potential(architecture, [1, 6, 8], reference_energies=references)
-    return ForceFieldModule(potential, TrainingConfig(loss=loss), 100, Clock(None, 1))
+    return ForceFieldModule(potential, TrainingConfig(loss=loss), 100, Clock(None))
 
 
 def gradients(module: ForceFieldModule, loss: torch.Tensor) -> dict[str, torch.Tensor]:

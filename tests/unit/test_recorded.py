@@ -66,7 +66,7 @@ def make_module(
     references = {1: -13.6, 6: -1030.5, 8: -2043.25}
     potential = build_potential(architecture, [1, 6, 8], reference_energies=references, dtype=dtype)
     config = TrainingConfig(optimizer=optimizer, learning_rate=5e-3, warmup_steps=2)
-    return ForceFieldModule(potential, config, 40, Clock(None, 1), 1, compiled, record)
+    return ForceFieldModule(potential, config, 40, Clock(None), 1, compiled, record)
 
 
 def run(module, dataset, packed: bool, folder, epochs: int, resume=None) -> pl.Trainer:
