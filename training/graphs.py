@@ -126,10 +126,14 @@ class GraphDataset(Dataset[LabelledGraph]):
         """Whether the graphs have stresses: all of them do, or none."""
         return self.stress is not None
 
-    def thinned(self, frames: int, atoms: int) -> "GraphDataset":
+    def evenly(self, frames: int, atoms: int) -> range:
         """Frames at equal distances: at most ``frames``, with about ``atoms`` in all, at least one."""
         step = max(1, -(-len(self) // frames), -(-len(self.positions) // atoms))
-        items = [self[index] for index in range(0, len(self), step)]
+        return range(0, len(self), step)
+
+    def subset(self, indices: Sequence[int]) -> "GraphDataset":
+        """Some of the frames, as a data set of their own."""
+        items = [self[index] for index in indices]
         chosen = GraphDataset([], self.cutoff)
         if not items:
             return chosen
@@ -138,9 +142,10 @@ class GraphDataset(Dataset[LabelledGraph]):
         chosen.forces = torch.cat([item.forces for item in items])
         chosen.edge_index = torch.cat([item.graph.edge_index for item in items], dim=1)
         chosen.cell_shifts = torch.cat([item.graph.cell_shifts for item in items])
-        chosen.cell, chosen.energy = self.cell[::step], self.energy[::step]
-        chosen.stress = None if self.stress is None else self.stress[::step]
-        chosen.num_atoms, chosen.num_pairs = self.num_atoms[::step], self.num_pairs[::step]
+        rows = torch.as_tensor(indices)
+        chosen.cell, chosen.energy = self.cell[rows], self.energy[rows]
+        chosen.stress = None if self.stress is None else self.stress[rows]
+        chosen.num_atoms, chosen.num_pairs = self.num_atoms[rows], self.num_pairs[rows]
         chosen._index()
         return chosen
 

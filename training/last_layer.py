@@ -44,7 +44,7 @@ def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str
     """Features, their derivatives and the errors, on a part of the frames; float64, on the CPU."""
     frozen = copy.deepcopy(potential).eval().requires_grad_(False)
     parts = []
-    chosen = some(dataset, FIT_FRAMES, FIT_ATOMS, potential)
+    chosen = dataset.subset(some(dataset, FIT_FRAMES, FIT_ATOMS, potential))
     for _, batch in evaluation_batches(chosen, BATCH_ATOMS):
         moved = batch.to(device)
         inputs = moved.graph.tensors()
@@ -58,10 +58,10 @@ def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str
     return Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def some(dataset: GraphDataset, frames: int, atoms: int, potential: Potential) -> GraphDataset:
-    """So many frames, or fewer, to differentiate every feature of; see :data:`FEATURES`."""
+def some(dataset: GraphDataset, frames: int, atoms: int, potential: Potential) -> range:
+    """Which so many frames, or fewer, to differentiate every feature of; see :data:`FEATURES`."""
     share = min(1.0, FEATURES / potential.representation.features)
-    return dataset.thinned(round(share * frames), round(share * atoms))
+    return dataset.evenly(round(share * frames), round(share * atoms))
 
 
 def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:

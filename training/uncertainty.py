@@ -73,10 +73,10 @@ def with_uncertainty(
     chosen = some(dataset, TEST_FRAMES, TEST_ATOMS, potential)
     found = [
         predict_uncertainty(frozen, *batch.graph.to(device).tensors())
-        for _, batch in evaluation_batches(chosen, BATCH_ATOMS)
+        for _, batch in evaluation_batches(dataset.subset(chosen), BATCH_ATOMS)
     ]
-    step = -(-len(dataset) // len(chosen))
-    frames = np.arange(len(dataset)) % step == 0
+    frames = np.zeros(len(dataset), dtype=bool)
+    frames[chosen] = True
     energy = np.full(len(frames), np.nan)
     energy[frames] = torch.cat([energies for energies, _ in found]).cpu().numpy()
     atoms = np.repeat(frames, predictions.num_atoms)

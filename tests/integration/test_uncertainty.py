@@ -171,16 +171,23 @@ class TestComparison:
             assert figures[f"{quantity}_within_1_sigma"] < figures[f"{quantity}_within_2_sigma"]
         json.dumps(figures)
 
+    @pytest.mark.parametrize(
+        ("limit", "count", "expected"),
+        [
+            ("TEST_FRAMES", 7, [0, 3, 6, 9, 12, 15, 18]),
+            ("TEST_ATOMS", 24, [0, 8, 16]),  # of 180
+        ],
+    )
     def test_estimates_of_frames_that_were_left_out_are_nan(
-        self, run, split, predictions, monkeypatch
+        self, run, split, predictions, monkeypatch, limit, count, expected
     ):
-        monkeypatch.setattr("training.uncertainty.TEST_FRAMES", 7)
+        monkeypatch.setattr(f"training.uncertainty.{limit}", count)
         potential, _ = load_potential(run / "potential.safetensors")
         dataset = GraphDataset(split.test, potential.cutoff)
         plain = replace(predictions, energy_uncertainty=None, forces_uncertainty=None)
         thin = with_uncertainty(plain, potential, dataset, "cpu")
         chosen = np.isfinite(thin.energy_uncertainty)
-        assert np.flatnonzero(chosen).tolist() == [0, 3, 6, 9, 12, 15, 18]
+        assert np.flatnonzero(chosen).tolist() == expected
         np.testing.assert_allclose(
             thin.energy_uncertainty[chosen], predictions.energy_uncertainty[chosen], rtol=1e-3
         )
@@ -189,7 +196,7 @@ class TestComparison:
         np.testing.assert_allclose(
             thin.forces_uncertainty[atoms], predictions.forces_uncertainty[atoms], rtol=1e-3
         )
-        assert len(compare(thin)["forces"].errors) == 7 * 9
+        assert len(compare(thin)["forces"].errors) == len(expected) * 9
 
     def test_figures_of_known_errors(self):
         generator = np.random.default_rng(0)

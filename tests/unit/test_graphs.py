@@ -117,7 +117,7 @@ def test_packed_batches_give_the_losses_of_ordinary_ones():
     torch.manual_seed(0)
     architecture = {"name": "hegnn", "cutoff": 3.0, "layers": 2, "features": 8, "channels": 4}
     potential = build_potential(architecture, [1, 8], dtype=torch.float64)
-    module = ForceFieldModule(potential, TrainingConfig(), 10, Clock(None, 1))
+    module = ForceFieldModule(potential, TrainingConfig(), 10, Clock(None))
     totals, shapes = [], set()
     for loader in (packed, ordinary):
         loader.sampler.set_epoch(3)
@@ -175,6 +175,19 @@ def test_evaluation_batches_cover_all_frames_in_order(max_atoms):
         assert batch.num_atoms.sum() <= max_atoms or len(batch.energy) == 1
         found += range(part.start, part.stop)
     assert found == list(range(9))
+
+
+def test_some_of_the_frames_are_a_data_set_of_their_own():
+    frames = make_frames(9)
+    dataset = GraphDataset(frames, 5.0)
+    assert list(dataset.evenly(4, 1000)) == [0, 3, 6]
+    assert list(dataset.evenly(100, 10)) == [0, 5]  # 42 atoms
+    for chosen in ([0, 3, 6], [8, 1], range(0, 9, 4)):
+        found = dataset.subset(chosen)
+        expected = GraphDataset([frames[k] for k in chosen], 5.0)
+        for one, other in zip(found.items, expected.items, strict=True):
+            for a, b in zip(as_tensors(one), as_tensors(other), strict=True):
+                assert torch.equal(a, b)
 
 
 def test_statistics_reproduce_the_frames():
