@@ -8,8 +8,10 @@ from typing import Any
 
 from forcefield.errors import ConfigError
 from forcefield.files import write_text
+from training.checkpoints import read_checkpoint
 from training.config import TrainConfig
 from training.config_io import changed_keys, dump_yaml, read_yaml, validate
+from training.start import path_of_start
 
 MAY_CHANGE = {
     "name",
@@ -119,6 +121,12 @@ def check_new(config: TrainConfig, overwrite: bool) -> RunFolder:
             f"{folder.path} holds a run already: add --resume to continue it, --name to start "
             "another one beside it, or --overwrite to replace it"
         )
+    start = path_of_start(config.start)
+    if start is not None and start.resolve().is_relative_to(folder.path.resolve()):
+        raise ConfigError(
+            f"the weights in {config.start} would be replaced by the run that starts from them: give it "
+            "another --name"
+        )
     if not folder.config.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
         raise ConfigError(
             f"{folder.path} is not empty and not a run: choose another name=... or output=..."
@@ -135,7 +143,9 @@ def create(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def with_what_was_decided(config: TrainConfig) -> TrainConfig:
-    """The configuration of a run that goes on, with the start and the rate that were found when it began.
+    """The configuration of a run that goes on, with what it was begun with and what is not said anew.
+
+    That is where it started, its learning rate, and its length.
 
     Raises:
         ConfigError: The run's configuration is not readable by this version.
@@ -146,10 +156,16 @@ def with_what_was_decided(config: TrainConfig) -> TrainConfig:
     before = folder.read_config()
     if config.start == "auto":
         config = config.model_copy(update={"start": before.start})
-    if config.training.learning_rate is None:
+    length = {
+        key: getattr(before.training, key)
+        for key in ("epochs", "minutes")
+        if key not in config.training.model_fields_set
+    }
+    training = config.training.model_copy(update=length)
+    if training.learning_rate is None:
         rate = {"learning_rate": before.training.learning_rate}
-        config = config.model_copy(update={"training": config.training.model_copy(update=rate)})
-    return config
+        training = training.model_copy(update=rate)
+    return config.model_copy(update={"training": training})
 
 
 def reopen(config: TrainConfig) -> RunFolder:
@@ -166,8 +182,8 @@ def reopen(config: TrainConfig) -> RunFolder:
     if refused:
         lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
         raise ConfigError(
-            f"{folder.path} was started with other settings; only training.epochs and hardware "
-            "(but for its precision) may change on resume:\n" + "\n".join(lines)
+            f"{folder.path} was started with other settings; only training.epochs, training.minutes and "
+            "hardware (but for its precision) may change on resume:\n" + "\n".join(lines)
         )
     summary = folder.read_summary().get("train", {})
     if summary.get("stopped") == "complete" and config.training.minutes is not None:
@@ -186,6 +202,12 @@ def reopen(config: TrainConfig) -> RunFolder:
             f"{folder.path} stopped early after {summary['epochs']} epochs, the validation loss no longer "
             "falling: there is nothing to resume"
         )
+    if config.training.minutes is None and folder.last.is_file():
+        done = read_checkpoint(folder.last)[1]
+        if done > config.training.epochs:
+            raise ConfigError(
+                f"{folder.path} has had {done} epochs already: epochs={config.training.epochs} is less"
+            )
     return folder
 
 

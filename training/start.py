@@ -31,6 +31,8 @@ WEIGHTS = {"pretrained": BACKBONE, "large": LARGE}
 """What ``start`` may be besides ``auto``, ``scratch`` and a path."""
 
 FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES = 200, 10_000
+FRAMES_WITH_AN_ELEMENT = 10
+"""At least, or all that there are: a rare element has a reference energy, too."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ def with_model_of_start(config: TrainConfig) -> TrainConfig:
     Raises:
         CheckpointError: No such weights.
     """
-    if config.start in ("auto", "scratch"):
+    path = path_of_start(config.start)
+    if path is None:
         return config
-    found = read_header(_path(config.start))["architecture"]
+    found = read_header(path)["architecture"]
     said = config.model.model_fields_set
     known = {
         key: found[key] for key in ModelConfig.model_fields if key in found and key not in said
@@ -77,23 +80,25 @@ def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float =
     """
     if config.start == "scratch":
         return Start(None, "random weights, as start=scratch says")
-    if config.start != "auto":
-        path = _path(config.start)
+    path = path_of_start(config.start)
+    if path is not None:
         obstacle = _obstacle(config, species, path)
         if obstacle is not None:
             raise ConfigError(f"start={config.start}: {obstacle}; or set start=scratch")
         return Start(path, f"the weights of {path.name}")
     obstacles = []
-    for path in WEIGHTS.values():
-        obstacle = _obstacle(config, species, path) or _density(neighbors, path)
+    for shipped in WEIGHTS.values():
+        obstacle = _obstacle(config, species, shipped) or _density(neighbors, shipped)
         if obstacle is None:
-            return Start(path, f"the weights of {path.name}")
+            return Start(shipped, f"the weights of {shipped.name}")
         obstacles.append(obstacle)
     return Start(None, f"random weights, because {obstacles[0]}")
 
 
-def _path(start: str) -> Path:
-    """The file of the weights that a name, a file or a run's folder stands for."""
+def path_of_start(start: str) -> Path | None:
+    """The file that a name, a file or a run's folder stands for; None for ``auto`` and ``scratch``."""
+    if start in ("auto", "scratch"):
+        return None
     path = WEIGHTS.get(start) or Path(start)
     return path / "potential.safetensors" if path.is_dir() else path
 
@@ -170,7 +175,7 @@ def initial_potential(
             )
     potential = restrict_species(load_potential(start.weights, dtype)[0], statistics.species)
     if statistics.reference_source == LEAST_SQUARES:
-        chosen = train.thinned(FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES)
+        chosen = train.subset(_frames_for_reference_energies(train))
         prediction = predict(potential, chosen, "cpu")
         numbers = [item.graph.atomic_numbers.numpy() for item in chosen.items]
         left = prediction.energy - prediction.predicted_energy
@@ -179,3 +184,13 @@ def initial_potential(
         values = reference_energies_in_order(potential.species, statistics.reference_energies)
         potential.readout.reference_energies.copy_(torch.tensor(values, dtype=torch.float64))
     return potential.train()
+
+
+def _frames_for_reference_energies(train: GraphDataset) -> list[int]:
+    """Frames at equal distances, and for each element some of those that have it."""
+    chosen = set(train.evenly(FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES))
+    frame_of_atom = torch.arange(len(train)).repeat_interleave(train.num_atoms)
+    for z in train.atomic_numbers.unique():
+        having = frame_of_atom[train.atomic_numbers == z].unique_consecutive()
+        chosen.update(having[:: -(-len(having) // FRAMES_WITH_AN_ELEMENT)].tolist())
+    return sorted(chosen)

@@ -94,6 +94,20 @@ def test_reference_energies_are_fitted_to_what_the_weights_leave(tmp_path):
     torch.testing.assert_close(forces, general_potential()(*graph("CH3CH2OH").tensors())["forces"])
 
 
+def test_an_element_in_one_frame_of_many_has_its_reference_energy_fitted(tmp_path):
+    methane = molecule("CH4")
+    water = molecule("H2O")
+    frames = [
+        Frame(
+            atoms.numbers, atoms.positions, -1e3 * np.sum(atoms.numbers), np.ones((len(atoms), 3))
+        )
+        for atoms in [methane] * 397 + [water] + [methane] * 2
+    ]
+    potential = begin(start_config(tmp_path), frames).eval()
+    graphs = GraphDataset([frames[397]], 4.0)
+    assert float(potential(*graphs[0].graph.tensors())["energy"]) == pytest.approx(-1e4, abs=1e-3)
+
+
 def test_energies_of_isolated_atoms_are_kept(tmp_path):
     isolated = {1: -10.0, 6: -1000.0, 8: -2000.0}
     potential = begin(start_config(tmp_path), ethanol_frames(), isolated_atoms=isolated)
