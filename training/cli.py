@@ -102,7 +102,7 @@ def train_potential(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run from its last finished epoch.")
+        bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run of the same name.")
@@ -146,14 +146,14 @@ def train_potential(
     except ForceFieldError as error:
         fail(error)
     if not result.summary:
-        if result.interrupted:
+        if result.interrupted and config.xtb_frames:
             typer.secho(
                 "Stopped while learning from GFN2-xTB. Continue: train-potential "
                 f"{result.folder.path} --resume",
                 fg="yellow",
             )
             raise typer.Exit(EXIT_INTERRUPTED)
-        return  # A helper process of a parallel run.
+        return  # A helper process of a parallel run; the first one would be killed if it failed.
     _print_result(result.folder.path, result.summary, result.interrupted)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)

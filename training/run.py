@@ -112,7 +112,7 @@ def train(
                 prepared.potential,
                 prepared.graphs["train"],
                 prepared.graphs["valid"],
-                xtb.second_run(config) if learned else config,
+                xtb.second_run(config, learned) if learned else config,
                 accelerator,
                 folder,
                 resume,

@@ -21,6 +21,8 @@ EPOCHS = 20
 """Passes over the labelled frames where a run has a number of epochs, which counts its own frames."""
 SHARE = 0.7
 """Of the minutes where a run has a time."""
+LEAST_SHARE = 0.1
+"""What is left for the run's own frames where the first run took longer than foreseen."""
 ADVICE = (
     "few frames and random weights: xtb_frames=2000 learns geometries around them from GFN2-xTB first "
     "(docs/data.md; needs tblite)"
@@ -51,8 +53,13 @@ def first_run(config: TrainConfig, labels: Labels, folder: RunFolder) -> TrainCo
         labels: The labelled frames.
         folder: Of the run itself.
     """
+    minutes = config.training.minutes
     training = config.training.model_copy(
-        update={"epochs": EPOCHS, "minutes": _minutes(config, SHARE), "learning_rate": None}
+        update={
+            "epochs": EPOCHS,
+            "minutes": None if minutes is None else SHARE * minutes,
+            "learning_rate": None,
+        }
     )
     # Hot geometries may have forces that a user's own should not.
     dataset = DatasetConfig(
@@ -81,9 +88,18 @@ def follow(first: RunFolder, config: TrainConfig) -> None:
     write_text(first.config, dump_yaml(moved))
 
 
-def second_run(config: TrainConfig) -> TrainConfig:
-    """The configuration for the run's own frames: what :func:`first_run` leaves of the minutes."""
-    training = config.training.model_copy(update={"minutes": _minutes(config, 1.0 - SHARE)})
+def second_run(config: TrainConfig, learned: dict[str, Any]) -> TrainConfig:
+    """The configuration for the run's own frames: what the first run has left of the minutes.
+
+    Args:
+        config: Of the run itself.
+        learned: From :func:`describe`.
+    """
+    minutes = config.training.minutes
+    if minutes is not None:
+        left = minutes - learned["training_seconds"] / 60.0
+        minutes = max(left, LEAST_SHARE * minutes)
+    training = config.training.model_copy(update={"minutes": minutes})
     return config.model_copy(update={"training": training})
 
 
@@ -108,8 +124,3 @@ def describe(labels: Labels, first: RunFolder) -> dict[str, Any]:
         "training_seconds": summary["train"]["seconds"],
         "valid": summary["valid"],
     }
-
-
-def _minutes(config: TrainConfig, share: float) -> float | None:
-    minutes = config.training.minutes
-    return None if minutes is None else share * minutes

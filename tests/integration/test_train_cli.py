@@ -26,13 +26,15 @@ from typer.testing import CliRunner
 
 from forcefield import build_graph, load_exported, load_potential
 from forcefield.errors import CheckpointError, ConfigError, DataError
-from training import load_config, train
+from training import load_config, run_folder, train
 from training.cli import app
 from training.config_io import config_keys
 from training.datasets import load_split
 from training.evaluate import Predictions
 from training.export_cli import app as export_app
 from training.history import read_history
+from training.run import RunResult
+from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -312,6 +314,25 @@ class TestInterruption:
             == 6
         )
 
+    def test_no_fewer_epochs_than_there_were(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "fewer")
+        (tmp_path / "fewer" / "summary.json").unlink()  # As after a kill.
+        before = (tmp_path / "fewer" / "config.yaml").read_text()
+        with pytest.raises(ConfigError, match="has had 4 epochs already: epochs=2 is less"):
+            run_quietly(tmp_path, "name=fewer", "epochs=2", resume=True)
+        assert (tmp_path / "fewer" / "config.yaml").read_text() == before
+
+    def test_a_repeated_command_keeps_the_length_of_the_run(self, tmp_path):
+        keys = ["dataset=own.xyz", f"output={tmp_path}", "name=own"]
+        begun = load_config(None, [*keys, "minutes=10", "epochs=7"])
+        run_folder.create(run_folder.check_new(begun, overwrite=False), begun)
+        again = run_folder.with_what_was_decided(load_config(None, keys))
+        assert (again.training.minutes, again.training.epochs) == (10, 7)
+        longer = run_folder.with_what_was_decided(load_config(None, [*keys, "minutes=20"]))
+        assert (longer.training.minutes, longer.training.epochs) == (20, 7)
+        epochs = run_folder.with_what_was_decided(load_config(None, [*keys, "epochs=300"]))
+        assert (epochs.training.minutes, epochs.training.epochs) == (None, 300)
+
     def test_a_run_of_given_time_ends_by_then_and_can_be_given_more(self, tmp_path):
         keys = ("name=timed", "minutes=0.06", "epochs=1")
         folder = run_quietly(tmp_path, *keys).folder
@@ -332,7 +353,7 @@ class TestInterruption:
         assert longer[-1]["seconds"] > rows[-1]["seconds"]
 
     def test_a_run_shorter_than_an_epoch_ends_in_time_and_can_be_given_more(self, tmp_path):
-        keys = ("name=short", "train=940", "batch_size=1", "validate_every=1", "minutes=0.03")
+        keys = ("name=short", "train=940", "batch_size=1", "validate_every=7", "minutes=0.03")
         keys = (
             "layers=3",
             "features=64",
@@ -371,6 +392,23 @@ class TestInterruption:
         assert train_summary["epochs"] == train_summary["best_epoch"] + 3
         with pytest.raises(ConfigError, match="stopped early"):
             run_quietly(tmp_path, *overrides, "name=early", resume=True)
+        # Given more epochs it is as patient again.
+        more = run_quietly(tmp_path, *overrides[1:], "epochs=61", "name=early", resume=True)
+        assert more.summary["train"]["epochs"] >= train_summary["epochs"] + 3
+
+    def test_helper_processes_end_well_when_a_parallel_run_is_interrupted(
+        self, tmp_path, monkeypatch
+    ):
+        """Lightning kills the first process, which writes the results, when another one fails."""
+
+        def helper(config, **options):
+            return RunResult(RunFolder(tmp_path), {}, True, ())
+
+        monkeypatch.setattr("training.run.train", helper)
+        assert CliRunner().invoke(app, ["quick-test"]).exit_code == 0
+        stopped = CliRunner().invoke(app, ["quick-test", "xtb_frames=10"])
+        assert stopped.exit_code == 130
+        assert "Stopped while learning from GFN2-xTB" in stopped.output
 
 
 class TestMistakes:
@@ -400,6 +438,12 @@ class TestMistakes:
         with pytest.raises(ConfigError, match="not empty and not a run"):
             run_quietly(tmp_path, "name=precious", overwrite=True)
         assert (tmp_path / "precious" / "thesis.txt").read_text() == "five years"
+
+    def test_a_run_does_not_replace_the_weights_that_it_starts_from(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "old")
+        with pytest.raises(ConfigError, match="would be replaced by the run that starts from them"):
+            run_quietly(tmp_path, "name=old", f"start={tmp_path / 'old'}", overwrite=True)
+        assert (tmp_path / "old" / "potential.safetensors").is_file()
 
     def test_bad_data_does_not_cost_the_old_run(self, finished, tmp_path):
         shutil.copytree(finished[0], tmp_path / "old")

@@ -103,8 +103,14 @@ def test_minutes_are_shared():
     settings = config("minutes=10", "xtb_frames=100")
     labels = xtb_labels.Labels(Path("x"), 100, 1.0)
     first = xtb.first_run(settings, labels, RunFolder(labels.path))
-    second = xtb.second_run(settings)
-    assert first.training.minutes + second.training.minutes == pytest.approx(10.0)
+    assert first.training.minutes == pytest.approx(7.0)
+    second = xtb.second_run(settings, {"training_seconds": 6.5 * 60.0})
+    assert second.training.minutes == pytest.approx(3.5)
+    # Given more minutes after the first run: all of them are for the run's own frames.
+    longer = xtb.second_run(config("minutes=20", "xtb_frames=100"), {"training_seconds": 420.0})
+    assert longer.training.minutes == pytest.approx(13.0)
+    late = xtb.second_run(settings, {"training_seconds": 599.0})
+    assert late.training.minutes == pytest.approx(1.0)
     assert first.xtb_frames == 0
 
 
