@@ -109,7 +109,11 @@ def _after(
         h, x = layer.after(h, x, *sums, degree)
         return h, x
     blocks = zip(*(tensor.split(ATOMS_PER_BLOCK) for tensor in (h, x, *sums)), strict=True)
-    parts = [checkpoint(layer.after, *block, degree, use_reentrant=False) for block in blocks]
+    parts = [
+        # There is nothing random: to keep the state of a GPU's generator is to wait for it.
+        checkpoint(layer.after, *block, degree, use_reentrant=False, preserve_rng_state=False)
+        for block in blocks
+    ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 

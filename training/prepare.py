@@ -1,6 +1,7 @@
 """Data and potential of a run, before the first step."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from forcefield import Potential
@@ -61,8 +62,12 @@ class Prepared:
         }
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, kept: Path | None = None) -> Prepared:
     """Load the data and build the potential with its initial weights.
+
+    Args:
+        config: The run's configuration.
+        kept: A copy of the weights that ``start`` names.
 
     Raises:
         ConfigError: The weights that were asked for do not fit.
@@ -78,7 +83,7 @@ def prepare(config: TrainConfig) -> Prepared:
         split.isolated_atoms,
         config.dataset.reference_energies,
     )
-    start = choose_start(config, statistics.species, statistics.avg_neighbors)
+    start = choose_start(config, statistics.species, statistics.avg_neighbors, kept)
     config = resolve(config, start, len(split.train))
     potential = initial_potential(config, start, statistics, graphs["train"])
     return Prepared(split, graphs, statistics, config, start, potential)

@@ -65,9 +65,11 @@ def train(
         DataError: See :func:`training.datasets.load_split`.
     """
     accelerator = choose_accelerator(config.hardware)
+    kept = None
     if resume:
         config = run_folder.with_what_was_decided(config)
-    config = with_model_of_start(config)
+        kept = run_folder.kept_start(config)
+    config = with_model_of_start(config, kept)
     # Lightning starts the other processes of a parallel run itself, after rank 0 has made the folder.
     is_main = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not is_main:
@@ -80,7 +82,7 @@ def train(
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     try:
-        prepared = prepare(config)
+        prepared = prepare(config, kept)
         config, description = prepared.config, prepared.describe()
         if config.xtb_frames:
             xtb_labels.check(config, prepared.split.train)

@@ -11,7 +11,7 @@ from forcefield.files import write_text
 from training.checkpoints import read_checkpoint
 from training.config import TrainConfig
 from training.config_io import changed_keys, dump_yaml, read_yaml, validate
-from training.start import path_of_start
+from training.start import WEIGHTS, path_of_start
 
 MAY_CHANGE = {
     "name",
@@ -71,6 +71,11 @@ class RunFolder:
     def weights(self) -> Path:
         """The potential's weights, safetensors."""
         return self.path / "potential.safetensors"
+
+    @property
+    def start(self) -> Path:
+        """A copy of the weights that the run was started from, where they are not the package's."""
+        return self.path / "start.safetensors"
 
     @property
     def exported(self) -> Path:
@@ -139,7 +144,17 @@ def create(folder: RunFolder, config: TrainConfig) -> None:
     if folder.path.is_dir():
         shutil.rmtree(folder.path)
     folder.checkpoints.mkdir(parents=True)
+    start = path_of_start(config.start)
+    if start is not None and config.start not in WEIGHTS:
+        # The folder that they are in may be moved or deleted before this run is resumed.
+        shutil.copyfile(start, folder.start)
     write_text(folder.config, dump_yaml(config))
+
+
+def kept_start(config: TrainConfig) -> Path | None:
+    """The copy of the weights that a run was started from, None where it has none."""
+    path = RunFolder(Path(config.output) / config.name).start
+    return path if path.is_file() else None
 
 
 def with_what_was_decided(config: TrainConfig) -> TrainConfig:

@@ -48,13 +48,17 @@ class Start:
     reason: str
 
 
-def with_model_of_start(config: TrainConfig) -> TrainConfig:
+def with_model_of_start(config: TrainConfig, kept: Path | None = None) -> TrainConfig:
     """The configuration with the model of the weights that it names, as far as it says nothing else.
+
+    Args:
+        config: With ``start``.
+        kept: A copy of these weights.
 
     Raises:
         CheckpointError: No such weights.
     """
-    path = path_of_start(config.start)
+    path = kept or path_of_start(config.start)
     if path is None:
         return config
     found = read_header(path)["architecture"]
@@ -65,7 +69,12 @@ def with_model_of_start(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=known)})
 
 
-def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float = 0.0) -> Start:
+def choose_start(
+    config: TrainConfig,
+    species: Sequence[int],
+    neighbors: float = 0.0,
+    kept: Path | None = None,
+) -> Start:
     """Decide what to start from.
 
     Args:
@@ -73,6 +82,7 @@ def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float =
         species: Atomic numbers of the training frames.
         neighbors: Their neighbours per atom: nothing that was learned in molecules is taken by itself
             to much denser matter.
+        kept: A copy of the weights that ``start`` names.
 
     Raises:
         ConfigError: The weights that were asked for do not fit the elements or the model.
@@ -80,7 +90,7 @@ def choose_start(config: TrainConfig, species: Sequence[int], neighbors: float =
     """
     if config.start == "scratch":
         return Start(None, "random weights, as start=scratch says")
-    path = path_of_start(config.start)
+    path = kept or path_of_start(config.start)
     if path is not None:
         obstacle = _obstacle(config, species, path)
         if obstacle is not None:

@@ -314,6 +314,14 @@ class TestInterruption:
             == 6
         )
 
+    def test_goes_on_when_the_weights_it_started_from_are_gone(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "before")
+        keys = ("name=next", f"start={tmp_path / 'before'}")
+        run_quietly(tmp_path, *keys)
+        shutil.rmtree(tmp_path / "before")
+        result = run_quietly(tmp_path, *keys, "epochs=6", resume=True)
+        assert result.summary["train"]["epochs"] == 6
+
     def test_no_fewer_epochs_than_there_were(self, finished, tmp_path):
         shutil.copytree(finished[0], tmp_path / "fewer")
         (tmp_path / "fewer" / "summary.json").unlink()  # As after a kill.
