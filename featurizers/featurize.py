@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
+
+import numpy as np
 
 from featurizers.features import TrajectoryFeatures, concatenate
 from featurizers.store import NPZ, FeatureStore, create_store, open_store, write_features
@@ -14,6 +16,9 @@ from forcefield.display import Display, Progress, make_display
 from forcefield.errors import ConfigError, DataError, ForceFieldError
 from forcefield.interrupt import StopRequest
 from forcefield.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from mdtraj import Trajectory
 
 WITH_TIMES = {".xtc", ".trr", ".h5", ".nc", ".netcdf", ".ncdf", ".hdf5", ".tng", ".gro"}
 """Formats whose files say when a frame was written. mdtraj counts the frames of others."""
@@ -91,17 +96,13 @@ def featurize(
         raise ConfigError(
             f"{out} exists: add --resume to continue it, or --overwrite to replace it"
         )
-    first = next(read_pieces(files[0], top, 2, stride), None)
-    if first is None:
-        raise DataError(f"{files[0]} has no frames")
-    atoms = _select(first.topology, selection)
+    atoms, interval, first = _look_at(files, top, selection, times=frame_time is None)
     # Elements, options and cell are looked at before a file is begun or replaced.
-    start = first[0] if atoms is None else first[0].atom_slice(atoms)
+    start = first if atoms is None else first.atom_slice(atoms)
     sample = next(_named(featurizer.stream([start], **options), files[0]))
+    frame_time = interval if frame_time is None else frame_time
     if frame_time is not None:
         frame_time *= stride
-    elif files[0].suffix in WITH_TIMES and first.n_frames == 2:
-        frame_time = float(first.time[1] - first.time[0]) or None
     description = {
         "labels": list(sample.labels),
         "sources": [str(file.resolve()) for file in files],
@@ -139,6 +140,11 @@ def featurize(
                     **options,
                 )
                 for piece in _named(pieces, file):
+                    if piece.labels != sample.labels:
+                        raise DataError(
+                            f"{file} has other tokens than {files[0]}: trajectories of one system belong "
+                            "into one file of features"
+                        )
                     store.append(k, piece)
                     meter.add(len(piece))
                     if stop.requested and store.frames(k) != totals[k]:
@@ -249,6 +255,43 @@ def _named(pieces: Iterator[TrajectoryFeatures], file: Path) -> Iterator[Traject
         if str(file) in str(error):
             raise
         raise type(error)(f"{file}: {error}") from error
+
+
+def _look_at(
+    files: Sequence[Path], top: str | Path | None, selection: str | None, times: bool
+) -> "tuple[list[int] | None, float | None, Trajectory]":
+    """Selected atoms, ps between frames where files tell it, and the first frame of the first file."""
+    atoms: list[int] | None = None
+    first: Trajectory | None = None
+    interval: tuple[float, Path] | None = None
+    for file in files:
+        begin = next(read_pieces(file, top, 2), None)
+        if begin is None:
+            raise DataError(f"{file} has no frames")
+        selected = _select(begin.topology, selection)
+        if first is None:
+            atoms, first = selected, begin[0]
+        elif selected != atoms:
+            raise DataError(
+                f"selection {selection!r} is of other atoms in {file} than in {files[0]}: trajectories of "
+                "one system belong into one file of features"
+            )
+        if not times or file.suffix.lower() not in WITH_TIMES or begin.n_frames < 2:
+            continue
+        found = float(begin.time[1] - begin.time[0])
+        # Many formats keep times in single precision, late in a long run a coarse one.
+        rounding = 4.0 * float(np.spacing(np.float32(abs(begin.time[1]))))
+        if found <= rounding:
+            continue
+        if interval is None:
+            interval = found, file
+        elif abs(found - interval[0]) > 0.01 * found + rounding:
+            raise DataError(
+                f"frames are {interval[0]:g} ps apart in {interval[1]} and {found:g} ps in {file}: lags "
+                "are counted in frames, so put them into files of their own"
+            )
+    assert first is not None
+    return atoms, None if interval is None else interval[0], first
 
 
 def _select(topology: Any, selection: str | None) -> list[int] | None:

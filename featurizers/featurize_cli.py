@@ -8,6 +8,7 @@ import typer
 
 from featurizers.featurize import featurize
 from featurizers.pretrained import WEIGHTS
+from featurizers.store import NPZ
 from featurizers.trajectory import Options, TrajectoryFeaturizer
 from forcefield.devices import use_threads
 from forcefield.errors import ConfigError, ForceFieldError
@@ -125,6 +126,12 @@ def featurize_trajectory(
     except ForceFieldError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_MISTAKE) from None
+    if result.interrupted and out.suffix in NPZ:
+        typer.secho(
+            f"Stopped; nothing was written: {out.suffix} is written at the end, .h5 can be continued.",
+            fg="yellow",
+        )
+        raise typer.Exit(EXIT_INTERRUPTED)
     scalars, vectors = result.channels
     typer.echo(
         f"{result.frames:,} frames of {result.tokens} tokens, {scalars} scalars and {vectors} vectors "

@@ -68,6 +68,13 @@ class FeatureSet:
         return self.description.get("atom_indices")
 
     @property
+    def periodic(self) -> bool | None:
+        """What was said of unit cells: see :class:`featurizers.trajectory.Options`."""
+        options = self.description.get("options", {})
+        periodic: bool | None = options.get("periodic")
+        return periodic
+
+    @property
     def stride(self) -> int:
         """Frames of the sources from one frame of the features to the next."""
         return int(self.description.get("stride", 1))

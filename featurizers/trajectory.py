@@ -43,6 +43,10 @@ BATCH_ATOMS = {"cpu": 500, "cuda": 20_000}
 WITHOUT_SKIP = (".pdb", ".pdb.gz", ".gro", ".gsd")
 """Formats in which mdtraj does not skip frames."""
 
+WITHOUT_STRIDE = (".h5", ".hdf5", ".lh5", ".gsd")
+"""Formats in which mdtraj counts a piece's frames before it takes every so many-th of them, and so begins
+each piece anew."""
+
 
 class Options(TypedDict, total=False):
     """Options of all methods of :class:`TrajectoryFeaturizer`.
@@ -321,10 +325,16 @@ def read_pieces(
 
     # mdtraj takes only text for a topology's file.
     top = str(top) if isinstance(top, Path) else top
-    # Some formats begin at their first frame whatever is to be skipped; and mdtraj's strides in an XTC
-    # go round in circles, over wrong frames and without end, if it has skipped some.
-    from_start = path.name.lower().endswith(WITHOUT_SKIP)
-    by_hand = skip > 0 and (from_start or (stride > 1 and path.suffix.lower() == ".xtc"))
+    name = path.name.lower()
+    # Some formats begin at their first frame whatever is to be skipped.
+    from_start = name.endswith(WITHOUT_SKIP)
+    by_hand = skip > 0 and from_start
+    if stride > 1:
+        by_hand = by_hand or name.endswith(WITHOUT_STRIDE)
+        # mdtraj's strides in an XTC go round in circles, over wrong frames and without end, if it has
+        # skipped some; those in a TRR have room for the chosen atoms only and read all.
+        by_hand = by_hand or (name.endswith(".xtc") and skip > 0)
+        by_hand = by_hand or (name.endswith(".trr") and atom_indices is not None)
     pieces = mdtraj.iterload(
         str(path),
         chunk=chunk,
@@ -340,6 +350,10 @@ def read_pieces(
             piece = next(pieces, None)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} cannot be read with top={top}: {error}") from error
+        except RuntimeError as error:  # Of the readers of XTC and TRR.
+            raise DataError(
+                f"{path}: {error}; was it cut short, or is it still being written?"
+            ) from error
         if piece is None:
             return
         yield piece

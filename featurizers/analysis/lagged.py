@@ -137,7 +137,11 @@ def _pieces(blocks: Sequence[Block], folds: int) -> list[list[Block]]:
         np.linspace(block.start, block.stop, folds + 1).round().astype(int).tolist()
         for block in blocks
     ]
-    return [[Block(edge[k], edge[k + 1]) for edge in edges] for k in range(folds)]
+    # Of a block of fewer frames than folds some pieces are empty.
+    return [
+        [Block(edge[k], edge[k + 1]) for edge in edges if edge[k] < edge[k + 1]]
+        for k in range(folds)
+    ]
 
 
 def _outside(blocks: Sequence[Block], test: Sequence[Block], lag: int) -> list[Block]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurizers.analysis.frames import Frames
+from featurizers.images import whole
 from featurizers.store import FeatureSet
 from featurizers.trajectory import read_pieces
 from forcefield.errors import DataError
@@ -50,8 +51,8 @@ def read_back(
         chosen: Frames, counted over all trajectories.
 
     Returns:
-        The chosen frames, of the atoms that were featurised, in that order; φ and ψ in radians, (f, 2),
-        None if the molecule does not have exactly one of each.
+        The chosen frames, of the atoms that were featurised, in that order, molecules in one piece; φ
+        and ψ in radians, (f, 2), None if the molecule does not have exactly one of each.
 
     Raises:
         DataError: A file cannot be read, or has become shorter.
@@ -83,6 +84,8 @@ def read_back(
                     f"{end - frames.bounds[k]} were featurised"
                 )
     structures = mdtraj.join([found[frame] for frame in chosen])
+    cell = structures.unitcell_vectors is not None
+    structures.xyz = whole(structures, cell and features.periodic is not False)
     return structures, np.concatenate(dihedrals) if dihedrals else None
 
 

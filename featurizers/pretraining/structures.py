@@ -54,10 +54,15 @@ def _read_ase(path: Path) -> list[Structure]:
     """Molecules are told apart by their composition."""
     from ase.io import iread
 
-    return [
-        Structure(atoms.numbers, atoms.positions, atoms.get_chemical_formula())
-        for atoms in iread(path)
-    ]
+    structures = []
+    for index, atoms in enumerate(iread(path)):
+        if atoms.pbc.any():
+            raise DataError(
+                f"{path}, frame {index} is periodic, and molecules are wanted; if it is one in a box, set "
+                "its pbc to F F F"
+            )
+        structures.append(Structure(atoms.numbers, atoms.positions, atoms.get_chemical_formula()))
+    return structures
 
 
 def divide(
@@ -79,7 +84,7 @@ def divide(
         held = set(names[:count])
         chosen = [structure.molecule in held for structure in structures]
     else:
-        step = max(2, round(1 / held_out))
+        step = min(max(2, round(1 / held_out)), max(2, len(structures)))
         chosen = [k % step == step - 1 for k in range(len(structures))]
     train = [s for s, out in zip(structures, chosen, strict=True) if not out]
     valid = [s for s, out in zip(structures, chosen, strict=True) if out]

@@ -143,7 +143,7 @@ def test_whole_trajectories_are_folds_of_equal_size():
         assert 300 <= len(frames_of(split.test)) <= 400
 
 
-@pytest.mark.parametrize("lengths", [(1000,), (500, 800), (301, 999, 400)])
+@pytest.mark.parametrize("lengths", [(1000,), (500, 800), (301, 999, 400), (1, 1000), (900, 2)])
 @pytest.mark.parametrize("lag", [1, 7, 20])
 def test_blocks_in_time_are_further_apart_than_the_lag(lengths, lag):
     """No shuffled frames: a test frame has no training frame of its trajectory within the lag."""

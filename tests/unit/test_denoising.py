@@ -93,6 +93,8 @@ def test_molecules_are_held_out_whole():
     alike = [Structure(s.numbers, s.positions, "all") for s in structures]
     train, valid = divide(alike, 0.1)
     assert (len(train), len(valid)) == (36, 4)
+    train, valid = divide(alike, 0.02)  # Fewer than fifty.
+    assert (len(train), len(valid)) == (39, 1)
 
 
 def test_geometries_come_from_many_formats(tmp_path):
@@ -116,6 +118,9 @@ def test_geometries_come_from_many_formats(tmp_path):
         read_geometries(tmp_path / "d.xyz")
     with pytest.raises(DataError, match="no such file"):
         read_geometries(tmp_path / "e.xyz")
+    write(tmp_path / "f.extxyz", [atoms[0], Atoms("He", cell=[3.0] * 3, pbc=True)])
+    with pytest.raises(DataError, match=r"f\.extxyz, frame 1 is periodic"):
+        read_geometries(tmp_path / "f.extxyz")
 
 
 class TestCommand:

@@ -236,6 +236,43 @@ def test_what_is_refused(hegnn, files, tmp_path):
         read_features(tmp_path / "other.h5")
 
 
+def test_trajectories_of_other_intervals_are_refused(hegnn, ethanol, tmp_path):
+    walk = random_walk(ethanol, frames=5)
+    walk[0].save(str(tmp_path / "molecule.pdb"))
+    paths = []
+    for name, interval in (("a.xtc", 1.0), ("b.xtc", 1.0), ("c.xtc", 10.0)):
+        walk.time = 500.0 + interval * np.arange(5)
+        walk.save(str(tmp_path / name))
+        paths.append(tmp_path / name)
+    top = tmp_path / "molecule.pdb"
+    featurize(hegnn, paths[:2], tmp_path / "f.h5", top, stride=2)
+    assert read_features(tmp_path / "f.h5").frame_time == 2.0
+    with pytest.raises(DataError, match=r"1 ps apart in .*a\.xtc and 10 ps in .*c\.xtc"):
+        featurize(hegnn, paths, tmp_path / "g.h5", top)
+    assert not (tmp_path / "g.h5").exists()
+    # Whoever gives the time knows better.
+    featurize(hegnn, paths, tmp_path / "g.h5", top, frame_time=1.0)
+
+
+def test_trajectories_of_other_systems_are_refused(hegnn, ethanol, tmp_path):
+    other = Structure(ethanol.positions, np.roll(ethanol.numbers, 1))
+    for name, structure in (("a.pdb", ethanol), ("b.pdb", other)):
+        random_walk(structure, frames=2).save(str(tmp_path / name))
+    paths = [tmp_path / "a.pdb", tmp_path / "b.pdb"]
+    with pytest.raises(DataError, match=r"b\.pdb has other tokens than .*a\.pdb"):
+        featurize(hegnn, paths, tmp_path / "f.h5", tokens="atom")
+    with pytest.raises(DataError, match=r"is of other atoms in .*b\.pdb than in"):
+        featurize(hegnn, paths, tmp_path / "g.h5", selection="element O")
+
+
+def test_a_trajectory_that_was_cut_short_is_told_as_that(hegnn, gromacs, tmp_path):
+    source, top = gromacs
+    with source.open("r+b") as file:
+        file.truncate(source.stat().st_size - 20)
+    with pytest.raises(DataError, match="was it cut short, or is it still being written"):
+        featurize(hegnn, [source], tmp_path / "features.h5", top, chunk=4)
+
+
 class TestCommand:
     def run(self, *arguments):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -253,6 +290,15 @@ class TestCommand:
         again = self.run(*sources, "--top", top, "--out", out, "--tokens", beads)
         assert again.exit_code == 2
         assert "--resume" in again.output
+
+    def test_ctrl_c_before_a_file_that_is_written_at_the_end(self, files, tmp_path, monkeypatch):
+        sources, top = files
+        interrupt_after(1, monkeypatch)
+        out = tmp_path / "features.npz"
+        result = self.run(*sources, "--top", top, "--out", out, "--quiet")
+        assert result.exit_code == 130
+        assert "Stopped; nothing was written: .npz is written at the end" in result.output
+        assert not out.exists()
 
     def test_selection(self, files, tmp_path):
         sources, top = files

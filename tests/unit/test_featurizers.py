@@ -13,6 +13,9 @@ from scipy.spatial.transform import Rotation
 
 import featurizers.edges
 from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
+from featurizers.analysis.frames import join
+from featurizers.analysis.sources import read_back
+from featurizers.store import FeatureSet
 from featurizers.tokens import assign_tokens
 from featurizers.trajectory import read_pieces
 from forcefield import Potential, build_graph, load_potential, save_potential
@@ -276,17 +279,19 @@ def test_files_in_pieces(hegnn, walk, tmp_path, stride):
     )
 
 
-@pytest.mark.parametrize("ending", ["xtc", "trr", "dcd", "xyz", "pdb", "gro"])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_what_is_behind_skipped_frames(ethanol, tmp_path, ending, stride):
+@pytest.mark.parametrize("ending", ["xtc", "trr", "dcd", "nc", "h5", "xyz", "pdb", "gro"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("atoms", [None, [0, 2, 5]], ids=["all", "some"])
+def test_what_is_behind_skipped_frames(ethanol, tmp_path, ending, stride, atoms):
     walk = random_walk(ethanol, frames=9)
     path = tmp_path / f"md.{ending}"
     walk.save(path)
-    for skip in range(1, 9):
-        pieces = read_pieces(path, walk.topology, 2, stride, skip)
+    expected = walk.xyz if atoms is None else walk.xyz[:, atoms]
+    for skip in range(9):
+        pieces = read_pieces(path, walk.topology, 2, stride, skip, atoms)
         # One more than there should be: an XTC used to have no end.
-        found = [frame for piece in islice(pieces, 9) for frame in piece.xyz]
-        np.testing.assert_allclose(found, walk.xyz[skip::stride], rtol=0, atol=1e-3)
+        found = [frame for piece in islice(pieces, 10) for frame in piece.xyz]
+        np.testing.assert_allclose(found, expected[skip::stride], rtol=0, atol=1e-3)
 
 
 def test_part_of_the_atoms_of_a_file(hegnn, walk, tmp_path):
@@ -381,7 +386,7 @@ def test_beads_of_ones_own(hegnn, walk):
         hegnn.transform(walk, tokens={"none": []})
 
 
-def test_positions_of_molecules_that_the_cell_cuts(hegnn):
+def test_positions_of_molecules_that_the_cell_cuts(hegnn, tmp_path):
     trajectory = two_chains()
     cell = np.array([[1.2, 0.0, 0.0], [0.3, 1.1, 0.0], [-0.2, 0.4, 1.3]])
     trajectory.unitcell_vectors = np.repeat(cell[None], 4, axis=0)
@@ -398,6 +403,17 @@ def test_positions_of_molecules_that_the_cell_cuts(hegnn):
     assert np.ptp(np.floor(inside), axis=1).max() == 1  # it is cut
     actual = hegnn.transform(wrapped, tokens="residue")
     close(actual.scalars, expected.scalars)
+    # Nor does the cell cut structures that are read back.
+    wrapped[0].save(str(tmp_path / "start.pdb"))
+    wrapped.save(str(tmp_path / "md.dcd"))
+    description = {"sources": [str(tmp_path / "md.dcd")], "topology": str(tmp_path / "start.pdb")}
+    features = FeatureSet([actual], {**description, "options": {}})
+    structures, _ = read_back(features, join([actual]), [1, 3])
+    bonds = [(a.index, b.index) for a, b in trajectory.topology.bonds]
+    close(
+        mdtraj.compute_distances(structures, bonds, periodic=False),
+        mdtraj.compute_distances(trajectory[[1, 3]], bonds, periodic=False),
+    )
     close(
         actual.positions - actual.positions[:, :1], expected.positions - expected.positions[:, :1]
     )
