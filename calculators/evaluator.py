@@ -7,6 +7,7 @@ small molecule) and rebuilds what does (the neighbour list, the cell). Around th
 
 import copy
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,8 @@ class Evaluator:
         self._number_tensor = torch.as_tensor(numbers, device=self._device)
         self._batch = torch.zeros_like(self._number_tensor)
         self._no_cell = torch.zeros(1, 3, 3, dtype=torch.float64, device=self._device)
+        # Threads may share an evaluator without knowing: two Contexts of one System do.
+        self._lock = threading.Lock()
         self._recorded: _RecordedStep | None = None
         self._molecule: MoleculePairs | None = None
         self._static_edges: tuple[Tensor, Tensor] | None = None
@@ -175,12 +178,9 @@ class Evaluator:
             NonFiniteForceError: The model's energy or a force is NaN or infinite.
             AbsurdForceError: The force on an atom is larger than ``max_force``.
         """
-        inputs = self.inputs(positions, cell, pbc)
-        if torch.is_grad_enabled():
+        with self._lock, torch.enable_grad():
+            inputs = self.inputs(positions, cell, pbc)
             output = self._run(inputs, compute_stress)
-        else:
-            with torch.enable_grad():
-                output = self._run(inputs, compute_stress)
         energy = output["energy"].item()
         forces = output["forces"].detach().cpu().numpy()
         # One number tells whether all is well: no force is larger than all of them together. What is

@@ -61,7 +61,8 @@ def pack_potential(potential: ExportedPotential) -> tuple[Any, ...]:
 def unpack_potential(packed: tuple[Any, ...]) -> ExportedPotential:
     """The potential that was packed: where it was, or on the CPU where there is no such device."""
     data, metadata, compiled, device = packed
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    where = torch.device(device)
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         device = "cpu"
     with quiet_torchscript():
         module = torch.jit.load(io.BytesIO(data), map_location=device)

@@ -203,7 +203,7 @@ class _Callback:
         self.pbc = np.array([periodic] * 3)
         self.scale_parameter = scale_parameter
         self.particles = particles
-        self.good_step = -1
+        self.good_step, self.good_time = -1, 0.0
         self.bad_step = -2
 
     def __call__(self, state: "openmm.State") -> tuple[float, np.ndarray]:
@@ -222,27 +222,27 @@ class _Callback:
             scale = state.getParameters()[self.scale_parameter]
             if scale == 0.0:
                 return 0.0, np.zeros_like(positions)
-        step = state.getStepCount()
+        step, time = state.getStepCount(), state.getTime()._value
         try:
             value = self.evaluator(positions, cell, self.pbc)
         except ForceFieldError as error:
-            if self._is_trial(step, positions):
+            if self._is_trial(step, time, positions):
                 return TURNED_DOWN, np.zeros_like(positions)
             # OpenMM keeps only the text of an exception.
             message = f"{type(error).__name__} at step {step}: {self._named(str(error))}"
             raise type(error)(message) from error
-        self.good_step = step
+        self.good_step, self.good_time = step, time
         return scale * ENERGY * value.energy, (scale * FORCE) * value.forces
 
-    def _is_trial(self, step: int, positions: np.ndarray) -> bool:
+    def _is_trial(self, step: int, time: float, positions: np.ndarray) -> bool:
         """Whether a bad structure is one that a minimiser or a Monte Carlo move tries out.
 
         That is one after a good structure of the same step; but not twice, in this step and the next.
+        Inside a CustomCVForce steps are not counted, and only the time tells one from the next.
         """
         previous, self.bad_step = self.bad_step, step
-        return bool(
-            step == self.good_step and previous != step - 1 and np.isfinite(positions).all()
-        )
+        same = (step, time) == (self.good_step, self.good_time)
+        return bool(same and previous != step - 1 and np.isfinite(positions).all())
 
     def _named(self, message: str) -> str:
         """A message of the evaluator with the indices of particles in it."""

@@ -53,8 +53,8 @@ def import_plugin() -> ModuleType:
     except ImportError as error:
         raise EngineError(
             f"OpenMM's TorchForce plugin cannot be imported ({error}); "
-            'pip install "hegnn-forcefield[openmm]", or use python_force (engine="python"), which '
-            "needs OpenMM alone"
+            'pip install "hegnn-forcefield[openmm]", or use python_force (engine="python"; '
+            "simulate-potential --force python), which needs OpenMM alone"
         ) from error
     with quiet_torchscript():
         probe = torch.jit.script(_Probe().eval())
@@ -75,7 +75,7 @@ def import_vesin() -> None:
             "a TorchForce with a neighbour list (a periodic box, or many atoms) needs vesin-torch, "
             f"which does not load with torch {torch.__version__} ({error}); "
             "pip install -U vesin-torch, or use python_force "
-            '(engine="python"), which does without'
+            '(engine="python"; simulate-potential --force python), which does without'
         ) from error
 
 
@@ -119,7 +119,7 @@ def _incompatible(openmm: ModuleType, what: str) -> str:
         f"the TorchForce plugin ({package}{version}) does not work with torch {torch.__version__} "
         f"and OpenMM {openmm.__version__}: {what}. Install a pair that was built for each other: "
         f'pip install -U "torch{TORCH_BOUNDS}" "{wanted}{PLUGIN_BOUNDS}"; or use python_force '
-        '(engine="python"), which needs OpenMM alone'
+        '(engine="python"; simulate-potential --force python), which needs OpenMM alone'
     )
 
 

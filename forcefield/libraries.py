@@ -136,7 +136,8 @@ class Shelf:
             make: What to make it of; not called if everything is there.
 
         Raises:
-            CompilationError: There is no C++ compiler, or torch cannot compile it.
+            CompilationError: There is no C++ compiler, torch cannot compile it, or there is no room for
+                what it makes.
         """
         if self.device.type == "cuda":
             return JustInTime(make())
@@ -144,9 +145,15 @@ class Shelf:
         constants = self.folder / f"{self.key}-{self.weights_key}-{weights}.safetensors"
         if not (path.is_file() and constants.is_file()):
             source = make()
-            if not path.is_file():
-                _compile(source, path)
-            _save_weights(source.module, Library(path).names(), constants)
+            try:
+                if not path.is_file():
+                    _compile(source, path)
+                _save_weights(source.module, Library(path).names(), constants)
+            except OSError as error:
+                raise CompilationError(
+                    f"compiled potentials are kept in {self.folder}, which cannot be written to ({error}); "
+                    f"set {CACHE_VARIABLE} to a folder that can, or compile=False"
+                ) from error
         library = Library(path)
         library.load(load_file(constants))
         return library

@@ -134,6 +134,10 @@ def simulate_potential(
         "checkpoint": checkpoint,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    from calculators.simulation.folder import SimulationFolder
+
+    checkpoints = SimulationFolder(out).checkpoint
+    before = _written(checkpoints)
     try:
         settings = _settings(given, out, resume, overwrite)
         from calculators.simulation.run import simulate
@@ -145,13 +149,21 @@ def simulate_potential(
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_MISTAKE) from None
     except KeyboardInterrupt:
-        typer.secho(f"Aborted. Continue: simulate-potential --resume --out {out}", err=True)
+        more = ""
+        if resume or _written(checkpoints) != before:
+            more = f" Continue: simulate-potential --resume --out {out}"
+        typer.secho(f"Aborted.{more}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_summary(result.summary, out, settings.format)
     if result.outcome == "failed":
         raise typer.Exit(EXIT_FAILED)
     if result.outcome == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, None if there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def _settings(

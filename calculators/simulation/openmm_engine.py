@@ -3,6 +3,7 @@
 This file and :mod:`calculators.openmm` know nm and kJ/mol.
 """
 
+import logging
 import re
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +24,8 @@ from forcefield.errors import ConfigError, EngineError, ForceFieldError
 from forcefield.export import ExportedPotential
 from forcefield.graph import build_graph
 from forcefield.pieces import in_pieces
+
+log = logging.getLogger(__name__)
 
 VELOCITY = LENGTH / PICOSECOND
 """ASE's unit of velocity in one nm/ps."""
@@ -248,13 +251,30 @@ def _force_kind(settings: SimulationSettings, atoms: Atoms, potential: ExportedP
     recorded = (
         potential.device.type == "cuda" and len(atoms) <= STATIC_ATOMS and not atoms.pbc.any()
     )
-    if settings.compile or recorded or find_spec("openmmtorch") is None:
+    searched = bool(atoms.pbc.any()) or len(atoms) > STATIC_ATOMS
+    if settings.compile or recorded or not _torch_force_works(searched):
         return "python"
     graph = build_graph(
         atoms.positions, atoms.numbers, potential.cutoff, atoms.cell.array, atoms.pbc
     )
     # A TorchForce evaluates all pairs at once, which takes twice the time and several times the memory.
     return "python" if in_pieces(potential, graph.edge_index) else "torch"
+
+
+def _torch_force_works(searched: bool) -> bool:
+    """Whether TorchForce runs here, with a neighbour list if pairs are searched; says why not."""
+    if find_spec("openmmtorch") is None:
+        return False
+    from calculators.torchplugin import import_plugin, import_vesin
+
+    try:
+        import_plugin()
+        if searched:
+            import_vesin()
+    except EngineError as error:
+        log.warning("a PythonForce is taken in its place: %s", error)
+        return False
+    return True
 
 
 def _translate(error: Exception) -> ForceFieldError:

@@ -26,7 +26,7 @@ MIN_VOLUME = 2.0
 
 
 def read_structure(path: Path) -> Atoms:
-    """The last frame of a file.
+    """The last frame of a file that holds atoms.
 
     Raises:
         InvalidStructureError: There is no such file, ASE cannot read it, or it holds no atoms.
@@ -35,18 +35,24 @@ def read_structure(path: Path) -> Atoms:
         raise InvalidStructureError(f"no structure at {path}")
     from ase.io import read
 
+    # ASE ends a frame of a PDB file at ENDMDL and again at END, and keeps the cell for the first.
+    models = path.suffix.lower() == ".pdb"
     try:
-        found = read(path)
+        found = read(path, index=":") if models else read(path)
     except Exception as error:  # Each of ASE's readers fails in its own way.
         detail = " ".join(str(error).split()) or type(error).__name__
         raise InvalidStructureError(
             f"{path} cannot be read as a structure ({detail}); give a PDB or XYZ file, or another "
             "that ASE reads"
         ) from None
-    atoms = found[-1] if isinstance(found, list) else found
-    if not len(atoms):
+    frames = [atoms for atoms in (found if isinstance(found, list) else [found]) if len(atoms)]
+    if not frames:
         raise InvalidStructureError(f"{path} holds no atoms")
-    return atoms
+    first, last = frames[0], frames[-1]
+    if models and not last.pbc.any():
+        last.set_cell(first.cell)
+        last.pbc = first.pbc
+    return last
 
 
 def file_hash(path: str | Path) -> str:
@@ -56,7 +62,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def prepare_structure(atoms: Atoms, settings: SimulationSettings) -> Atoms:
-    """A checked copy without calculator and constraints; a periodic one in a standard cell.
+    """A checked copy without calculator; a periodic one in a standard cell.
 
     OpenMM wants the first cell vector along x, the second in the xy plane and both reduced, and a
     DCD file knows a cell by lengths and angles only. So the structure is turned, and the same
@@ -69,9 +75,16 @@ def prepare_structure(atoms: Atoms, settings: SimulationSettings) -> Atoms:
     Raises:
         InvalidStructureError: A position is not finite, two atoms overlap, or the cell is singular
             or much too small.
-        ConfigError: The engine, the ensemble or the format cannot do with this periodicity.
+        ConfigError: The engine, the ensemble or the format cannot do with this periodicity, or atoms are
+            held by constraints.
     """
     original = atoms
+    if original.constraints:
+        kinds = ", ".join(sorted({type(held).__name__ for held in original.constraints}))
+        raise ConfigError(
+            f"the structure's file holds atoms ({kinds}), and here all of them move: take the constraints "
+            "out of the file, or write a script with PotentialCalculator (docs/ase.md)"
+        )
     atoms = Atoms(
         numbers=original.numbers,
         positions=original.positions,

@@ -129,6 +129,8 @@ class DCDWriter:
 
     def close(self) -> None:
         """Finish the file."""
+        if not self._file.closed:
+            self.sync()
         self._file.close()
 
 

@@ -126,6 +126,14 @@ def test_a_library_that_is_wrong_is_found_out(
         module(*inputs(ethanol, exported))
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(exported, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    message = rf"kept in .*cache, which cannot be written to .*; set {CACHE_VARIABLE} to a folder"
+    with pytest.raises(CompilationError, match=message):
+        compile_exported(exported)
+
+
 def test_without_a_compiler_it_says_so(exported, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "/nonexistent/c++")

@@ -21,6 +21,7 @@ from calculators.openmm import (  # noqa: E402
     ENERGY,
     StabilityReporter,
     create_system,
+    python_force,
     torch_force,
 )
 from tests.integration.openmm_systems import (  # noqa: E402
@@ -119,6 +120,22 @@ def test_a_run_stops_at_the_same_step_in_both_engines():
             assert f"at step {steps[-1]}: " in str(caught.value)
     assert steps[0] == steps[1]
     assert 0 < steps[0] < 30
+
+
+def test_a_run_stops_inside_a_collective_variable():
+    """Where OpenMM counts no steps, as in the interpolated systems of openmm-ml."""
+    atoms, velocities = collision()
+    system = openmm.System()
+    for mass in atoms.get_masses():
+        system.addParticle(mass)
+    outer = openmm.CustomCVForce("ml")
+    outer.addCollectiveVariable("ml", python_force(general_file(), topology_of(atoms)))
+    system.addForce(outer)
+    context = context_of(system, atoms, integrator=openmm.VerletIntegrator(0.5 * unit.femtoseconds))
+    context.setVelocities(velocities)
+    with pytest.raises(openmm.OpenMMException, match=r"AbsurdForceError.*atom \d"):
+        context.getIntegrator().step(100)
+    assert 0 < context.getStepCount() < 30
 
 
 @pytest.mark.parametrize("engine", ENGINES)

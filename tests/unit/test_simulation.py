@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 
 from calculators.simulation.engine import (
     Sample,
@@ -26,7 +27,7 @@ from calculators.simulation.quantities import (
 from calculators.simulation.record import density, distance_edges
 from calculators.simulation.settings import SimulationSettings, changed_settings, make_settings
 from calculators.simulation.stability import find_bonds
-from calculators.simulation.structure import molecules, prepare_structure
+from calculators.simulation.structure import molecules, prepare_structure, read_structure
 from calculators.simulation.topology import name_residues, write_pdb
 from calculators.simulation.trajectory import DCDWriter, read_dcd
 from forcefield.errors import ConfigError, EngineError, InvalidStructureError
@@ -288,11 +289,11 @@ def test_dcd_is_what_others_read(periodic, tmp_path):
     writer.sync()
     writer.close()
     writer = DCDWriter(path, 9, periodic, settings_of(), append=True)
-    for k in (3, 4):
-        writer.write(sample_of(20 * k, frames[k], cells[k]))
+    writer.write(sample_of(60, frames[3], cells[3]))
     size = writer.sync()
-    writer.close()
-    assert path.stat().st_size == size
+    writer.write(sample_of(80, frames[4], cells[4]))
+    writer.close()  # As after a failure: the header counts what came since, too.
+    assert path.stat().st_size > size
     assert struct.unpack_from("<i", path.read_bytes(), 8)[0] == 5
 
     positions, found = read_dcd(path)
@@ -340,3 +341,23 @@ def test_openmm_that_is_missing_or_too_old_is_named_with_the_other_engine(monkey
     monkeypatch.setitem(sys.modules, "openmm", None)
     with pytest.raises(EngineError, match=r"cannot be imported .* or choose --engine ase"):
         openmm_platform("auto")
+
+
+def test_the_last_model_of_a_pdb_file(tmp_path):
+    """OpenMM and the data bank write CRYST1 once, and END behind the last ENDMDL."""
+    atom = "ATOM      1  O   HOH A   1    {:8.3f}   0.000   0.000  1.00  0.00           O"
+    lines = ["CRYST1    9.000    9.500   10.000  90.00  90.00  90.00 P 1           1"]
+    for model in (1, 2):
+        lines += [f"MODEL     {model:4d}", atom.format(float(model)), "ENDMDL"]
+    (tmp_path / "models.pdb").write_text("\n".join([*lines, "END", ""]))
+    atoms = read_structure(tmp_path / "models.pdb")
+    assert atoms.positions.tolist() == [[2.0, 0.0, 0.0]]
+    assert atoms.pbc.all()
+    np.testing.assert_allclose(atoms.cell.lengths(), [9.0, 9.5, 10.0])
+
+
+def test_constraints_of_a_file_are_not_dropped_unnoticed():
+    atoms = molecule("CH3CH2OH")
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigError, match="holds atoms \\(FixAtoms\\), and here all of them move"):
+        prepare_structure(atoms, settings_of())
