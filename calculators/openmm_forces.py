@@ -191,6 +191,9 @@ class _Callback:
         particles: Indices of the atoms among the System's particles, (n,); None for all.
     """
 
+    good_time = 0.0
+    """Of the class: XML of older versions holds none."""
+
     def __init__(
         self,
         evaluator: Evaluator,
@@ -203,7 +206,7 @@ class _Callback:
         self.pbc = np.array([periodic] * 3)
         self.scale_parameter = scale_parameter
         self.particles = particles
-        self.good_step, self.good_time = -1, 0.0
+        self.good_step = -1
         self.bad_step = -2
 
     def __call__(self, state: "openmm.State") -> tuple[float, np.ndarray]:

@@ -1,9 +1,11 @@
 """From trajectory files to one file of features, piece by piece: what ``featurize-trajectory`` does."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -96,13 +98,11 @@ def featurize(
         raise ConfigError(
             f"{out} exists: add --resume to continue it, or --overwrite to replace it"
         )
-    atoms, interval, first = _look_at(files, top, selection, times=frame_time is None)
+    atoms, interval, first = _look_at(files, top, stride, selection, times=frame_time is None)
     # Elements, options and cell are looked at before a file is begun or replaced.
     start = first if atoms is None else first.atom_slice(atoms)
     sample = next(_named(featurizer.stream([start], **options), files[0]))
-    frame_time = interval if frame_time is None else frame_time
-    if frame_time is not None:
-        frame_time *= stride
+    frame_time = interval if frame_time is None else stride * frame_time
     description = {
         "labels": list(sample.labels),
         "sources": [str(file.resolve()) for file in files],
@@ -238,6 +238,8 @@ def _check_same(out: Path, store: FeatureStore, description: dict[str, Any]) -> 
     if new[: len(old)] != old:
         raise ConfigError(f"{out} began with other trajectories: {', '.join(old)}")
     for key in sorted(set(description) - {"sources"}):
+        if key == "frame_time_ps" and _same_time(before.get(key), description[key]):
+            continue
         # What JSON makes of it: tuples become lists.
         if before.get(key) != description[key]:
             raise ConfigError(
@@ -245,6 +247,11 @@ def _check_same(out: Path, store: FeatureStore, description: dict[str, Any]) -> 
                 f"{description[key]}"
             )
     store.describe({**before, "sources": new})
+
+
+def _same_time(before: float | None, now: float | None) -> bool:
+    """Whether times agree as far as files keep them; some say none."""
+    return before is None or now is None or math.isclose(before, now, rel_tol=0.02)
 
 
 def _named(pieces: Iterator[TrajectoryFeatures], file: Path) -> Iterator[TrajectoryFeatures]:
@@ -258,16 +265,23 @@ def _named(pieces: Iterator[TrajectoryFeatures], file: Path) -> Iterator[Traject
 
 
 def _look_at(
-    files: Sequence[Path], top: str | Path | None, selection: str | None, times: bool
+    files: Sequence[Path],
+    top: str | Path | None,
+    stride: int,
+    selection: str | None,
+    times: bool,
 ) -> "tuple[list[int] | None, float | None, Trajectory]":
     """Selected atoms, ps between frames where files tell it, and the first frame of the first file."""
     atoms: list[int] | None = None
     first: Trajectory | None = None
     interval: tuple[float, Path] | None = None
     for file in files:
-        begin = next(read_pieces(file, top, 2), None)
+        pieces = read_pieces(file, top, 2, stride)
+        begin = next(pieces, None)
         if begin is None:
             raise DataError(f"{file} has no frames")
+        if begin.n_frames == 1 and times:  # Pieces of some formats are of frames before striding.
+            begin = begin.join([piece[0] for piece in islice(pieces, 1)])
         selected = _select(begin.topology, selection)
         if first is None:
             atoms, first = selected, begin[0]

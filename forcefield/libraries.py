@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -149,7 +150,7 @@ class Shelf:
                 if not path.is_file():
                     _compile(source, path)
                 _save_weights(source.module, Library(path).names(), constants)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 raise CompilationError(
                     f"compiled potentials are kept in {self.folder}, which cannot be written to ({error}); "
                     f"set {CACHE_VARIABLE} to a folder that can, or compile=False"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -252,10 +253,41 @@ def _early_stopping(settings: TrainingConfig, every: int) -> EarlyStopping | Non
 class Patience(EarlyStopping):
     """Early stopping that is patient anew in a run that it had stopped and that is given more epochs."""
 
+    @property
+    def state_key(self) -> str:
+        """Name of its state in checkpoints: those of older versions knew it as what it is."""
+        return EarlyStopping.state_key.fget(self).replace("Patience", "EarlyStopping")  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state; how many validations to wait for depends on what lies between them now."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the end that was restored with the checkpoint."""
         if self.stopped_epoch:
             self.stopped_epoch = self.wait_count = 0
+
+
+class Checkpoint(ModelCheckpoint):
+    """One that knows on resume what it has kept, whatever the interval and wherever its folder is."""
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in checkpoints."""
+        return f"Checkpoint {self.filename}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state; Lightning's own forgets the best weights of a folder that was moved."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
+        moved = {
+            key: here(value) if key.endswith("_model_path") else value
+            for key, value in state_dict.items()
+        }
+        best = {here(path): loss for path, loss in state_dict["best_k_models"].items()}
+        super().load_state_dict({**moved, "dirpath": self.dirpath, "best_k_models": best})
 
 
 def _checkpoints(folder: RunFolder, validated: bool, every: int) -> list[ModelCheckpoint]:
@@ -267,10 +299,10 @@ def _checkpoints(folder: RunFolder, validated: bool, every: int) -> list[ModelCh
         "save_on_train_epoch_end": True,
         "every_n_epochs": every,
     }
-    last = ModelCheckpoint(filename=folder.last.stem, **common)
+    last = Checkpoint(filename=folder.last.stem, **common)
     if not validated:
         return [last]
-    return [ModelCheckpoint(filename=folder.best.stem, monitor=MONITOR, mode="min", **common), last]
+    return [Checkpoint(filename=folder.best.stem, monitor=MONITOR, mode="min", **common), last]
 
 
 def _tensorboard(folder: RunFolder) -> Any:

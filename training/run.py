@@ -144,6 +144,9 @@ def _learn_xtb(prepared: Prepared, folder: RunFolder, show_progress: bool) -> di
         config = xtb.first_run(prepared.config, labels, folder)
         if resume:
             xtb.follow(first, config)
+            config = config.model_copy(update={"start": first.read_config().start})
+        elif folder.start.is_file():  # Where it was may be gone by now.
+            config = config.model_copy(update={"start": str(folder.start)})
         if train(config, resume=resume, show_progress=show_progress).interrupted:
             return {}
     return xtb.describe(labels, first)

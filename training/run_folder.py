@@ -171,11 +171,12 @@ def with_what_was_decided(config: TrainConfig) -> TrainConfig:
     before = folder.read_config()
     if config.start == "auto":
         config = config.model_copy(update={"start": before.start})
+    said = config.training.model_fields_set
     length = {
-        key: getattr(before.training, key)
-        for key in ("epochs", "minutes")
-        if key not in config.training.model_fields_set
+        key: getattr(before.training, key) for key in ("epochs", "minutes") if key not in said
     }
+    if "epochs" in said and config.training.epochs != before.training.epochs:
+        length.pop("minutes", None)  # Who asks for other epochs no longer wants the minutes.
     training = config.training.model_copy(update=length)
     if training.learning_rate is None:
         rate = {"learning_rate": before.training.learning_rate}

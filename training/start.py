@@ -32,7 +32,7 @@ WEIGHTS = {"pretrained": BACKBONE, "large": LARGE}
 
 FRAMES_FOR_REFERENCE_ENERGIES, ATOMS_FOR_REFERENCE_ENERGIES = 200, 10_000
 FRAMES_WITH_AN_ELEMENT = 10
-"""At least, or all that there are: a rare element has a reference energy, too."""
+"""Up to so many besides: a rare element has a reference energy, too."""
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ from forcefield import build_graph, load_exported, load_potential
 from forcefield.errors import CheckpointError, ConfigError, DataError
 from training import load_config, run_folder, train
 from training.cli import app
+from training.config import TrainConfig, TrainingConfig
 from training.config_io import config_keys
 from training.datasets import load_split
 from training.evaluate import Predictions
 from training.export_cli import app as export_app
+from training.fit import _checkpoints, _early_stopping
 from training.history import read_history
 from training.run import RunResult
 from training.run_folder import RunFolder
@@ -322,6 +324,26 @@ class TestInterruption:
         result = run_quietly(tmp_path, *keys, "epochs=6", resume=True)
         assert result.summary["train"]["epochs"] == 6
 
+    def test_checkpoints_know_on_resume_what_they_have_kept(self, tmp_path):
+        """Although the interval changes where minutes are over, and although the folder was moved."""
+        folders = [RunFolder(tmp_path / name) for name in ("here", "there")]
+        before, after = (_checkpoints(folder, True, 7)[0] for folder in folders)
+        before.best_model_path = before.kth_best_model_path = str(folders[0].best)
+        before.best_k_models = {str(folders[0].best): torch.tensor(0.1)}
+        before.best_model_score = before.kth_value = torch.tensor(0.1)
+        before._every_n_epochs = 1
+        after.load_state_dict(before.state_dict())
+        assert before.state_key == after.state_key
+        assert after.best_model_path == str(folders[1].best)
+        assert after.best_k_models == {str(folders[1].best): torch.tensor(0.1)}
+        assert after.best_model_score == after.kth_value == 0.1
+
+    def test_patience_is_that_of_the_settings(self):
+        before, after = (_early_stopping(TrainingConfig(patience=30), every) for every in (3, 1))
+        after.load_state_dict(before.state_dict())
+        assert before.state_key.startswith("EarlyStopping{")
+        assert (before.patience, after.patience) == (10, 30)
+
     def test_no_fewer_epochs_than_there_were(self, finished, tmp_path):
         shutil.copytree(finished[0], tmp_path / "fewer")
         (tmp_path / "fewer" / "summary.json").unlink()  # As after a kill.
@@ -340,6 +362,11 @@ class TestInterruption:
         assert (longer.training.minutes, longer.training.epochs) == (20, 7)
         epochs = run_folder.with_what_was_decided(load_config(None, [*keys, "epochs=300"]))
         assert (epochs.training.minutes, epochs.training.epochs) == (None, 300)
+        edited = TrainConfig(
+            **{**begun.model_dump(exclude={"training"}), "training": {"epochs": 300}}
+        )
+        edited = run_folder.with_what_was_decided(edited)
+        assert (edited.training.minutes, edited.training.epochs) == (None, 300)
 
     def test_a_run_of_given_time_ends_by_then_and_can_be_given_more(self, tmp_path):
         keys = ("name=timed", "minutes=0.06", "epochs=1")

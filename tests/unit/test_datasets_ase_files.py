@@ -184,7 +184,23 @@ def test_stresses_that_are_passed_over_are_named(tmp_path: Path, with_stress: li
     with pytest.raises(
         DataError, match="no periodic frame has a stress under the name 'stresses'; it"
     ):
-        read_ase(path, ReadOptions(stress_key="stresses"))
+        load_split(path, stress_key="stresses", allow_unusual=True)
+    # Other files need not have any.
+    ase.io.write(tmp_path / "test.extxyz", with_stress[:1])
+    ase.io.write(tmp_path / "train.extxyz", with_stress[1:])
+    alone = Atoms("H")
+    alone.calc = SinglePointCalculator(alone, energy=-13.0, forces=np.zeros((1, 3)))
+    ase.io.write(tmp_path / "isolated.extxyz", alone)
+    parts = load_split(
+        tmp_path / "train.extxyz",
+        test_file=tmp_path / "test.extxyz",
+        isolated_atoms_file=tmp_path / "isolated.extxyz",
+        valid=0,
+        stress_key="REF_stress",
+        allow_unusual=True,
+    )
+    assert parts.train[0].stress is not None
+    assert parts.isolated_atoms == {1: -13.0}
     for atoms in with_stress:
         atoms.pbc = False  # A molecule in a box has none.
     ase.io.write(path, with_stress)

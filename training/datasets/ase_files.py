@@ -36,8 +36,7 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
 
     Raises:
         DataError: ASE cannot read the file, it holds no frames, a frame has no energy or no forces,
-            no frame has the stresses that were named, or an element has two different energies as an
-            isolated atom.
+            or an element has two different energies as an isolated atom.
         ConfigError: An unknown unit.
     """
     options = options or ReadOptions()
@@ -84,15 +83,13 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
     if any(missing.values()):
         raise DataError(_missing_message(path, options, missing, structures))
     warnings: list[str] = []
-    if all(frame.stress is None for frame in frames):
+    if frames and all(frame.stress is None for frame in frames):
         names = _names_of_stresses(structures)
         advice = f"it holds {', '.join(names)}: name the right one with stress_key=..."
         if options.stress_key:
-            raise DataError(
-                f"{path}: no periodic frame has a stress under the name '{options.stress_key}'"
-                + (f"; {advice}" if names else "")
-            )
-        if names:
+            missing_stress = f"no periodic frame has a stress under the name '{options.stress_key}'"
+            warnings.append(f"{path}: {missing_stress}" + (f"; {advice}" if names else ""))
+        elif names:
             warnings.append(f"{path}: no stresses are learned, but {advice}")
     return Reading(frames, isolated, energy_scale, length_scale, forces_scale, tuple(warnings))
 
@@ -192,7 +189,7 @@ def _names_of_stresses(structures: "list[Atoms]") -> list[str]:
     """Under which names periodic structures keep what looks like a stress or a virial."""
     names: dict[str, None] = {}
     for atoms in structures:
-        if _has_volume(atoms):
+        if _has_volume(atoms) and not _is_isolated_atom(atoms):
             for name, value in _labels(atoms).items():
                 sounds = "stress" in name.lower() or _is_virial(name)
                 if sounds and _as_stress(value) is not None:

@@ -70,8 +70,8 @@ def load_split(
     Raises:
         DataError: The set is unknown or cannot be downloaded, the file cannot be read, a frame is
             broken (named by file and index), the units cannot be right, the same geometry is
-            in two parts, an element is not in the training part, or more frames are asked for than
-            there are.
+            in two parts, an element is not in the training part, no frame has the stresses that were
+            named, or more frames are asked for than there are.
         ConfigError: An unknown unit, or an option that does not apply to this source.
     """
     options = ReadOptions(energy_unit, length_unit, forces_unit, energy_key, forces_key, stress_key)
@@ -83,6 +83,8 @@ def load_split(
         raise ConfigError(f"split={split} applies to public sets; {source} is divided by seed")
 
     reading, warnings = _read_checked(Path(source).expanduser(), options, allow_unusual)
+    if stress_key and all(frame.stress is None for frame in reading.frames):
+        raise DataError("\n".join(reading.warnings))
     isolated = dict(reading.isolated_atoms)
     if isolated_atoms_file is not None:
         isolated |= _read_isolated_atoms(Path(isolated_atoms_file).expanduser(), options)
