@@ -251,14 +251,16 @@ def _force_kind(settings: SimulationSettings, atoms: Atoms, potential: ExportedP
     recorded = (
         potential.device.type == "cuda" and len(atoms) <= STATIC_ATOMS and not atoms.pbc.any()
     )
-    searched = bool(atoms.pbc.any()) or len(atoms) > STATIC_ATOMS
-    if settings.compile or recorded or not _torch_force_works(searched):
+    if settings.compile or recorded:
         return "python"
     graph = build_graph(
         atoms.positions, atoms.numbers, potential.cutoff, atoms.cell.array, atoms.pbc
     )
     # A TorchForce evaluates all pairs at once, which takes twice the time and several times the memory.
-    return "python" if in_pieces(potential, graph.edge_index) else "torch"
+    if in_pieces(potential, graph.edge_index):
+        return "python"
+    searched = bool(atoms.pbc.any()) or len(atoms) > STATIC_ATOMS
+    return "torch" if _torch_force_works(searched) else "python"
 
 
 def _torch_force_works(searched: bool) -> bool:
