@@ -103,7 +103,7 @@ def fit(
     steps_per_epoch = math.ceil(math.ceil(len(train) / hardware.devices) / settings.batch_size)
     every = validation_interval(settings, steps_per_epoch, accelerator)
     steps = settings.epochs * steps_per_epoch
-    compiled = _whether_to_compile(config, accelerator, train)
+    compiled = whether_to_compile(config, accelerator, train)
     if compiled != "no" and display is not None:
         print(COMPILING, flush=True)
     clock = Clock(settings.minutes)
@@ -203,37 +203,49 @@ def validation_interval(settings: TrainingConfig, steps_per_epoch: int, accelera
     return next(every for every in range(wanted, 0, -1) if settings.epochs % every == 0)
 
 
-def _whether_to_compile(
+def whether_to_compile(
     config: TrainConfig, accelerator: str, train: GraphDataset
 ) -> Literal["no", "try", "must"]:
+    """Whether to compile the step: as the configuration says, else where that pays and can be done."""
     hardware = config.hardware
     if hardware.compile is not None:
         return "must" if hardware.compile else "no"
-    if hardware.devices > 1:
+    on_a_cpu = accelerator == "cpu"
+    if hardware.devices > 1 or not worth_compiling(train, config.training, on_a_cpu):
         return "no"
-    return "try" if worth_compiling(train, config.training, accelerator == "cpu") else "no"
+    if not _has_compiler(on_a_cpu):
+        language = "C++" if on_a_cpu else "C"
+        warnings.warn(
+            f"there is no {language} compiler here: training is not compiled and takes two to three "
+            "times as long",
+            stacklevel=1,
+        )
+        return "no"
+    return "try"
 
 
 def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: bool = True) -> bool:
-    """Whether a compiled step saves more time in this run than its compilation takes.
-
-    Without a compiler there is none: of C++, or of C for what starts the kernels of a GPU.
-    """
+    """Whether a compiled step saves more time in this run than its compilation takes."""
     steps = math.ceil(len(train) / settings.batch_size)
     if on_a_cpu:
         saved = SECONDS_SAVED[0] * steps + SECONDS_SAVED[1] * train.edge_index.shape[1]
-        compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
     else:
         saved = SECONDS_SAVED_ON_A_GPU * steps
-        compilers = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
     if settings.minutes is None:
         saved *= settings.epochs
     else:  # Three fifths of the time are saved.
         saved = 0.6 * 60.0 * settings.minutes
-    has_compiler = any(shutil.which(name) for name in compilers)
     # On a CPU steps of a single frame are not compiled.
     fits = not on_a_cpu or settings.batch_size > 1
-    return fits and saved > SECONDS_TO_COMPILE and has_compiler
+    return fits and saved > SECONDS_TO_COMPILE
+
+
+def _has_compiler(on_a_cpu: bool) -> bool:
+    """Of C++, or of C for what starts the kernels of a GPU."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if not on_a_cpu:
+        names = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
+    return any(shutil.which(name) for name in names)
 
 
 def _validation_loader(valid: GraphDataset, trainer: pl.Trainer) -> "DataLoader[LabelledGraph]":

@@ -18,9 +18,9 @@ from training import load_config, train
 from training.averaging import RunningAverage
 from training.clock import Clock
 from training.compiled import CompilationError
-from training.config import TrainingConfig
+from training.config import TrainConfig, TrainingConfig
 from training.datasets import Frame, load_split
-from training.fit import quiet_lightning, worth_compiling
+from training.fit import quiet_lightning, whether_to_compile, worth_compiling
 from training.graphs import GraphDataset
 from training.history import read_history
 from training.loaders import EpochSampler, training_loader
@@ -136,6 +136,16 @@ def test_so_does_training_with_the_compiled_step(frames, tmp_path):
 def test_a_gpu_records_long_runs_only(frames, monkeypatch, settings, worth):
     monkeypatch.setattr("shutil.which", lambda name: name == "gcc")
     assert worth_compiling(frames, TrainingConfig(**settings), on_a_cpu=False) == worth
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_without_a_compiler_training_says_that_it_takes_longer(frames, monkeypatch, accelerator):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    config = TrainConfig(dataset={"source": "my.extxyz"}, training={"minutes": 5})
+    with pytest.warns(UserWarning, match="no C.* compiler here"):
+        assert whether_to_compile(config, accelerator, frames) == "no"
+    short = TrainConfig(dataset={"source": "my.extxyz"}, training={"minutes": 1})
+    assert whether_to_compile(short, accelerator, frames) == "no"
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
