@@ -261,6 +261,46 @@ def test_a_periodic_crystal_of_one_atom_is_no_isolated_atom(tmp_path: Path) -> N
     assert reading.isolated_atoms == {}
 
 
+@pytest.mark.parametrize("name", ["own.extxyz", "own.db"])
+def test_frames_of_one_composition_in_two_states_are_noted(
+    tmp_path: Path, frames: list[Frame], name: str
+) -> None:
+    structures = [to_atoms(frame) for frame in frames[:6]]
+    ion = Atoms("OH", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    ion.calc = SinglePointCalculator(ion, energy=-100.0, forces=np.zeros((2, 3)))
+    all_states = [(atoms, 0) for atoms in structures] + [(ion, -1)]
+    for charges in (all_states, [*all_states, (structures[0].copy(), 1)]):
+        atoms, _ = charges[-1]
+        atoms.calc = atoms.calc or structures[0].calc
+        path = tmp_path / f"{len(charges)}-{name}"
+        if path.suffix == ".db":
+            with ase.db.connect(path) as database:
+                for atoms, charge in charges:
+                    database.write(atoms, key_value_pairs={"total_charge": charge})
+        else:
+            for atoms, charge in charges:
+                atoms.info["total_charge"] = charge
+            ase.io.write(path, [atoms for atoms, _ in charges])
+        mixed = len(charges) > len(all_states)
+        warnings = read_ase(path).warnings
+        assert any("one composition differ in total_charge (0, 1)" in w for w in warnings) == mixed
+
+
+def test_gradients_are_not_passed_off_as_forces(tmp_path: Path, frames: list[Frame]) -> None:
+    path = tmp_path / "own.extxyz"
+    ase.io.write(path, [renamed(frame, "energy", "gradient") for frame in frames[:3]])
+    with pytest.raises(DataError, match=r"it holds gradient \(a gradient is minus the force\)"):
+        read_ase(path)
+    reading = read_ase(path, ReadOptions(forces_key="gradient"))
+    assert any("a gradient is minus the force" in warning for warning in reading.warnings)
+
+
+def test_an_at_sign_in_a_name_is_part_of_it(tmp_path: Path, frames: list[Frame]) -> None:
+    path = tmp_path / "md@300K.extxyz"
+    ase.io.write(path, [to_atoms(frame) for frame in frames[:3]], format="extxyz")
+    assert_same(read_ase(path).frames, frames[:3])
+
+
 def test_some_frames_without_labels_are_all_counted(tmp_path: Path, frames: list[Frame]) -> None:
     atoms = [to_atoms(frame, labels=k % 2 == 0) for k, frame in enumerate(frames[:30])]
     path = tmp_path / "own.extxyz"

@@ -187,6 +187,14 @@ def test_unknown_layout_shows_the_arrays_found(tmp_path: Path) -> None:
         read_npz(path)
 
 
+@pytest.mark.parametrize("name", ["lattice", "cell", "pbc"])
+def test_a_cell_is_not_dropped(tmp_path: Path, ethanol: Arrays, name: str) -> None:
+    path = tmp_path / "periodic.npz"
+    np.savez(path, **ethanol, **{name: 10.0 * np.eye(3)})
+    with pytest.raises(DataError, match=rf"holds a cell \({name}\).*extxyz"):
+        read_npz(path)
+
+
 def test_files_that_are_not_archives(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.npz: no such file"):
         read_npz(tmp_path / "none.npz")

@@ -187,7 +187,12 @@ def test_own_files_for_every_part(tmp_path: Path, frames: list[Frame]) -> None:
     split = load_split(train, valid_file=valid, test_file=test, isolated_atoms_file=atoms)
     assert [len(p) for p in (split.train, split.valid, split.test)] == [70, 10, 20]
     assert split.isolated_atoms == {8: -2037.8}
-    assert split.warnings == ("there are isolated atoms, but none of H, C",)
+    (warning,) = split.warnings
+    assert warning.startswith("there are isolated atoms, but none of H, C: ")
+    twice = write(tmp_path / "twice.extxyz", [*frames[80:], *frames[80:85]])
+    again = load_split(train, valid_file=valid, test_file=twice)
+    assert len(again.test) == 20
+    assert any("5 repeated frames were left out" in warning for warning in again.warnings)
     with pytest.raises(ConfigError, match="exclude each other"):
         load_split(train, test_file=test, test=5)
     with pytest.raises(DataError, match="only isolated atoms; give the file"):

@@ -26,6 +26,9 @@ _T = TypeVar("_T")
 _SHOWN = 8
 """Frames named one by one in a message; the rest are counted."""
 
+_STATES = ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity")
+"""Names under which files keep what no geometry tells."""
+
 
 def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
     """Read every frame of a file with ASE.
@@ -91,6 +94,11 @@ def read_ase(path: Path, options: ReadOptions | None = None) -> Reading:
             warnings.append(f"{path}: {missing_stress}" + (f"; {advice}" if names else ""))
         elif names:
             warnings.append(f"{path}: no stresses are learned, but {advice}")
+    if options.forces_key and _sounds_like_gradient(options.forces_key):
+        warnings.append(
+            f"{path}: {options.forces_key} is learned as the forces; a gradient is minus the force"
+        )
+    warnings += [f"{path}: {text}" for text in _mixed_states(structures)]
     return Reading(frames, isolated, energy_scale, length_scale, forces_scale, tuple(warnings))
 
 
@@ -105,7 +113,8 @@ def _structures(path: Path) -> "list[Atoms]":
         if path.suffix == ".db":
             with ase.db.connect(path, serial=True) as database:
                 return [row.toatoms(add_additional_information=True) for row in database.select()]
-        return list(ase.io.iread(path, index=":"))
+        # ASE would take what follows an @ in a name for a choice of frames.
+        return list(ase.io.iread(path, index=":", do_not_split_by_at_sign=True))
     except Exception as error:  # ASE's readers raise whatever their parsing meets.
         detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise DataError(
@@ -201,7 +210,7 @@ def _is_isolated_atom(atoms: "Atoms") -> bool:
     """A single atom that is marked as isolated, or that no cell repeats."""
     if len(atoms) != 1:
         return False
-    mark = str(atoms.info.get("config_type", "")).lower().replace("_", "").replace("-", "")
+    mark = str(_labels(atoms).get("config_type", "")).lower().replace("_", "").replace("-", "")
     return mark == "isolatedatom" or not atoms.pbc.any()
 
 
@@ -218,6 +227,9 @@ def _missing_message(
         atoms = structures[indices[0]]
         convert = _as_energy if label == "energy" else _forces_reader(len(atoms))
         names = _candidates(label, _labels(atoms), convert)
+        if label == "forces":
+            warned = " (a gradient is minus the force)"
+            names = [name + warned * _sounds_like_gradient(name) for name in names]
         advice = (
             f"it holds {', '.join(names)}: name the right one with {label}_key=..."
             if names
@@ -236,6 +248,28 @@ def _candidates(label: str, labels: dict[str, Any], convert: Callable[[Any], Any
     ]
     sounds = ("ener",) if label == "energy" else ("forc", "grad")
     return [name for name in names if any(s in name.lower() for s in sounds)] or names
+
+
+def _sounds_like_gradient(name: str) -> bool:
+    return "grad" in name.lower()
+
+
+def _mixed_states(structures: "list[Atoms]") -> list[str]:
+    """What a person should know if frames of one composition differ in charge or spin."""
+    states: dict[tuple[bytes, str], set[float]] = {}
+    for atoms in structures:
+        labels = _labels(atoms)
+        for name in _STATES:
+            value = labels.get(name)
+            if isinstance(value, (int, float, np.integer, np.floating)):
+                composition = np.sort(atoms.numbers).tobytes()
+                states.setdefault((composition, name), set()).add(float(value))
+    differing = {name: values for (_, name), values in states.items() if len(values) > 1}
+    return [
+        f"frames of one composition differ in {name} ({', '.join(f'{v:g}' for v in sorted(values))}): the "
+        "network sees geometries only, train a potential for each"
+        for name, values in differing.items()
+    ]
 
 
 def _frame_list(indices: list[int]) -> str:

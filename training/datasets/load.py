@@ -97,8 +97,8 @@ def load_split(
         if amount is not None:
             raise ConfigError(f"{name}={amount} and {name}_file={file} exclude each other")
         other, more = _read_checked(Path(file).expanduser(), options, allow_unusual)
-        parts[name] = other.frames
-        warnings += more
+        parts[name], dropped = drop_repeated(other.frames)
+        warnings += more + dropped
     train_part, valid_part, test_part = random_split(
         frames, train, 0 if "valid" in parts else valid, 0 if "test" in parts else test, seed
     )
@@ -177,7 +177,9 @@ def _check_elements(parts: dict[str, list[Frame]], isolated: dict[int, float]) -
     without = sorted(known - isolated.keys())
     if isolated and without:
         symbols = ", ".join(chemical_symbols[z] for z in without)
-        return [f"there are isolated atoms, but none of {symbols}"]
+        return [
+            f"there are isolated atoms, but none of {symbols}: those of all elements are fitted instead"
+        ]
     return []
 
 

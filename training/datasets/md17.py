@@ -85,6 +85,9 @@ def read_npz(path: Path, options: ReadOptions | None = None, source: str | None 
     return Reading(frames, {}, energy_scale, length_scale, forces_scale)
 
 
+_CELLS = {"lattice", "lattices", "cell", "cells", "pbc", "box"}
+
+
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays that the layouts name, and empty ones in place of all others.
 
@@ -96,6 +99,12 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: a single array, not an npz archive")
         with archive:
+            cells = [name for name in archive.files if name.lower() in _CELLS]
+            if cells:
+                raise DataError(
+                    f"{path}: it holds a cell ({', '.join(cells)}), and npz files are read as molecules "
+                    "outside one; write the frames as extxyz, with ASE"
+                )
             return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
