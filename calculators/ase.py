@@ -18,7 +18,9 @@ from ase.calculators.calculator import (
     Calculator,
     PropertyNotImplementedError,
     all_changes,
+    all_properties,
 )
+from ase.outputs import Properties
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from calculators.evaluator import (
@@ -108,6 +110,7 @@ class ForceFieldCalculator(Calculator):
             AbsurdForceError: The force on an atom is larger than the calculator's ``max_force``.
             PropertyNotImplementedError: The stress was asked for without three periodic directions.
         """
+        self.results = {}  # Should this fail, those of another structure must not stay.
         if atoms is not None:
             self._remember(atoms)
         structure = self._structure(None)
@@ -122,8 +125,12 @@ class ForceFieldCalculator(Calculator):
         else:
             compute_stress = self._stress_was_asked and periodic
             self._stress_was_asked = False
-        self.results = {}
         self.results = self.evaluate(structure, compute_stress, properties or [])
+
+    def export_properties(self) -> Properties:
+        """Results under the names that ASE knows, as ``Atoms.get_properties`` gives them."""
+        known = {name: value for name, value in self.results.items() if name in all_properties}
+        return Properties(known)
 
     def _structure(self, atoms: Atoms | None) -> Atoms:
         """These atoms, or those of the last calculation."""
@@ -202,7 +209,7 @@ class PotentialCalculator(ForceFieldCalculator):
         if uncertainty:
             check_uncertainty(self.potential.module)
         self.evaluator: Evaluator | None = None
-        self._precise: ExportedPotential | None = None
+        self._precise: tuple[ExportedPotential, ExportedPotential] | None = None
 
     def evaluate(
         self, structure: Atoms, compute_stress: bool, properties: Sequence[str]
@@ -252,16 +259,23 @@ class PotentialCalculator(ForceFieldCalculator):
             UnknownElementError, InvalidStructureError, NonFiniteForceError: As for an evaluation.
         """
         structure = self._structure(atoms)
-        if self._precise is None:
-            self._precise = open_potential(self.potential, dtype=torch.float64)
-        evaluator = Evaluator(self._precise, structure.numbers, 0.0, self.max_force)
+        if self._precise is None or self._precise[0] is not self.potential:
+            self._precise = self.potential, open_potential(self.potential, dtype=torch.float64)
+        evaluator = Evaluator(self._precise[1], structure.numbers, 0.0, self.max_force)
         return hessian(evaluator, structure.positions, structure.cell.array, structure.pbc)
 
     def _evaluator(self, structure: Atoms) -> Evaluator:
-        """The evaluator of the last calculation if the atoms are the same, else a new one."""
-        if self.evaluator is None or not np.array_equal(self.evaluator.numbers, structure.numbers):
-            self.evaluator = Evaluator(self.potential, structure.numbers, self.skin, self.max_force)
-        return self.evaluator
+        """The evaluator of the last calculation if atoms and settings are the same, else a new one."""
+        last = self.evaluator
+        if (
+            last is None
+            or last.potential is not self.potential
+            or (last.skin, last.max_force) != (self.skin, self.max_force)
+            or not np.array_equal(last.numbers, structure.numbers)
+        ):
+            last = Evaluator(self.potential, structure.numbers, self.skin, self.max_force)
+            self.evaluator = last
+        return last
 
     def __getstate__(self) -> dict[str, Any]:
         # For pickle and multiprocessing; what is made on demand is made again.
@@ -275,10 +289,9 @@ class PotentialCalculator(ForceFieldCalculator):
         # A potential does not change: copies share it.
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
-        for name, value in self.__dict__.items():
+        for name, value in (self.__dict__ | {"evaluator": None}).items():
             shared = name in {"potential", "_precise"}
             copied.__dict__[name] = value if shared else copy.deepcopy(value, memo)
-        copied.evaluator = None
         return copied
 
 

@@ -26,6 +26,10 @@ def first_bad_atom(values: np.ndarray) -> int | None:
     return int(bad[0]) if len(bad) else None
 
 
+MIN_VOLUME = 2.0
+"""Å³ per atom. Diamond has 5.7; a PDB file's cell of 1 Å³ stands for "no cell"."""
+
+
 def check_positions(numbers: np.ndarray, positions: np.ndarray) -> None:
     """Stop at the first position that is not finite.
 

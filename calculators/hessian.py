@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from calculators.guard import check_positions
 from forcefield.compiled import scripted_module
 from forcefield.errors import ConfigError, NonFiniteForceError
 from forcefield.graph import edge_vectors
@@ -53,6 +54,7 @@ def hessian(
         NonFiniteForceError: A second derivative is NaN or infinite.
     """
     exported = evaluator.potential
+    check_positions(evaluator.numbers, positions)
     inputs = evaluator.inputs(positions, cell, pbc)
     points, numbers, edge_index, cell_shifts, box, batch = inputs
     index_of = {z: index for index, z in enumerate(exported.species)}

@@ -15,7 +15,12 @@ from forcefield.checkpoint import FORMAT_VERSION
 from forcefield.compiled import compile_exported, is_compiled, scripted_module
 from forcefield.devices import check_device
 from forcefield.errors import CheckpointError
-from forcefield.export import ExportedPotential, load_exported, quiet_torchscript
+from forcefield.export import (
+    ExportedPotential,
+    load_exported,
+    prepare_process,
+    quiet_torchscript,
+)
 
 
 def load_on(path: str | Path, device: str | torch.device = "cpu") -> ExportedPotential:
@@ -60,6 +65,7 @@ def pack_potential(potential: ExportedPotential) -> tuple[Any, ...]:
 
 def unpack_potential(packed: tuple[Any, ...]) -> ExportedPotential:
     """The potential that was packed: where it was, or on the CPU where there is no such device."""
+    prepare_process()
     data, metadata, compiled, device = packed
     where = torch.device(device)
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():

@@ -11,6 +11,9 @@ part classical in :mod:`calculators.openmm_mixed`, the guard of a running simula
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from calculators.guard import MIN_VOLUME
 from calculators.openmm_forces import (
     ENERGY,
     FORCE,
@@ -22,6 +25,7 @@ from calculators.openmm_forces import (
     torch_force,
 )
 from calculators.openmm_mixed import create_mixed_system
+from calculators.openmm_particles import is_periodic
 from calculators.openmm_region import connect_molecules
 from calculators.openmm_reporter import StabilityReporter
 from calculators.openmm_xml import system_from_xml
@@ -70,7 +74,8 @@ def create_system(
             others.
 
     Raises:
-        ConfigError: Unknown engine, a bad option, or ``periodic=True`` without box vectors.
+        ConfigError: Unknown engine, a bad option, ``periodic=True`` without box vectors, or a box with no
+            room for the atoms.
         CheckpointError, UnknownElementError, EngineError: As for :func:`torch_force`.
     """
     openmm = import_openmm()
@@ -81,6 +86,8 @@ def create_system(
             "periodic=True needs a box, and the topology has none: give it one with "
             "topology.setPeriodicBoxVectors(...), or leave periodic out"
         )
+    if box is not None and is_periodic(topology, options.get("periodic")):
+        _check_volume(box, topology.getNumAtoms())
     force = choose_engine(engine)(potential, topology, **options)
     system = openmm.System()
     for atom in topology.atoms():
@@ -92,3 +99,13 @@ def create_system(
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system
+
+
+def _check_volume(box: Any, atoms: int) -> None:
+    """Refuse the cell of 1 Å³ by which some PDB files say that they have none."""
+    volume = abs(float(np.linalg.det(np.array(box.value_in_unit(import_openmm().unit.angstrom)))))
+    if volume < MIN_VOLUME * atoms:
+        raise ConfigError(
+            f"the box has a volume of {volume:.3g} Å³ for {atoms} atoms; if it only stands for 'no box', "
+            "as in some PDB files, say periodic=False"
+        )

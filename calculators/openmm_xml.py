@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import torch
 
 from forcefield.errors import EngineError
-from forcefield.export import quiet_torchscript
+from forcefield.export import prepare_process, quiet_torchscript
 
 if TYPE_CHECKING:
     import openmm
@@ -99,12 +99,18 @@ def _torch_force(
             f"{TORCH_FORCE_VERSION} can be read; make the force anew from the exported potential"
         )
     plugin = import_plugin()
+    prepare_process()
     content = bytes.fromhex(element.get("encodedFileContents", ""))
     with quiet_torchscript():
         try:
             module = torch.jit.load(io.BytesIO(content), map_location=device)
-        except RuntimeError:  # Most likely the class of neighbour lists is not registered yet.
-            import_vesin()
+        except RuntimeError as error:
+            if "CUDA" in str(error):
+                raise EngineError(
+                    "the potential in this XML was written for a GPU, and there is none here: "
+                    'system_from_xml(text, device="cpu") reads it for the processor'
+                ) from error
+            import_vesin()  # Most likely the class of neighbour lists is not registered yet.
             module = torch.jit.load(io.BytesIO(content), map_location=device)
     force = plugin.TorchForce(
         module, {p["name"]: p["value"] for p in _items(element, "Properties")}

@@ -167,9 +167,7 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no exported potential at {path}")
-    keep_freed_memory()
-    if torch.device(device).type == "cuda":
-        _interpret_as_it_is()
+    prepare_process()
     extra = {_HEADER: ""}
     try:
         with quiet_torchscript():
@@ -191,13 +189,15 @@ def load_exported(path: str | Path, device: str | torch.device = "cpu") -> Expor
     return ExportedPotential(module=module.eval(), metadata=header)
 
 
-def _interpret_as_it_is() -> None:
-    """Switch off TorchScript's fuser of operations for GPUs, in this process.
+def prepare_process() -> None:
+    """What a process needs before it runs exported potentials, wherever they come from.
 
-    It looks at the first calls and then writes kernels of its own. Those it makes of the unrolled graph
-    turn numbers into integers (torch 2.11); and where steps are recorded, or compiled, it has nothing to
-    gain.
+    Freed memory stays with it, and TorchScript's fuser of operations for GPUs is off. That looks at the
+    first calls and then writes kernels of its own; those it makes of the unrolled graph turn numbers into
+    integers (torch 2.11), and where steps are recorded, or compiled, it has nothing to gain. A
+    potential that was loaded to the CPU may be moved to a GPU later: OpenMM's plugin does so.
     """
+    keep_freed_memory()
     switch = getattr(torch._C, "_jit_set_texpr_fuser_enabled", None)
     if switch is not None:
         switch(False)

@@ -400,7 +400,7 @@ class PublishedHEGNN(nn.Module):
         h = self.embedding(species)
         pair = torch.cat([h.index_select(0, receiver), h.index_select(0, sender), radial], dim=1)
         gate = (self.initial(pair) * envelope).index_select(1, self.degree)
-        v = torch.zeros(h.shape[0], harmonics.shape[1], dtype=h.dtype, device=h.device)
+        v = h.new_zeros((h.shape[0], harmonics.shape[1]))
         v = v.index_add(0, receiver, gate * harmonics) * self.scale
         for layer in self.layers:
             h, v = layer(h, v, sender, receiver, radial, envelope, self.degree)
@@ -439,8 +439,7 @@ class PublishedHEGNNLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update scalars (n, f) and steerable features (n, m)."""
         v_i, v_j = v.index_select(0, receiver), v.index_select(0, sender)
-        inner = torch.zeros(v_i.shape[0], self.lmax, dtype=v.dtype, device=v.device)
-        inner = inner.index_add(1, degree, v_i * v_j)
+        inner = v.new_zeros((v_i.shape[0], self.lmax)).index_add(1, degree, v_i * v_j)
         message = self.message(
             torch.cat(
                 [h.index_select(0, receiver), h.index_select(0, sender), radial, inner], dim=1

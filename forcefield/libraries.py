@@ -156,7 +156,13 @@ class Shelf:
                     f"set {CACHE_VARIABLE} to a folder that can, or compile=False"
                 ) from error
         library = Library(path)
-        library.load(load_file(constants))
+        try:
+            tensors = load_file(constants)
+        except SafetensorError as error:
+            raise CompilationError(
+                f"{constants} is damaged ({error}): delete it, and it is made anew"
+            ) from error
+        library.load(tensors)
         return library
 
     def _path(self, name: str) -> Path:
@@ -206,9 +212,12 @@ def _compile(source: Source, path: Path) -> None:
 def _save_weights(module: nn.Module, names: list[str], path: Path) -> None:
     tensors = dict(module.named_buffers(remove_duplicate=False))
     tensors |= module.named_parameters(remove_duplicate=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: tensors[name].detach().clone().contiguous() for name in names}, temporary)
-    temporary.replace(path)
+    chosen = {name: tensors[name].detach().clone().contiguous() for name in names}
+    # A folder for itself: threads, and containers that share the cache, may be at it at once.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        save_file(chosen, temporary)
+        temporary.replace(path)
 
 
 def _keys(exported: ExportedPotential) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import (  # type: ignore[import-untyped]
     connected_components,
 )
 
+from calculators.guard import MIN_VOLUME
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import Bonds, find_bonds
 from forcefield.errors import ConfigError, InvalidStructureError
@@ -20,9 +21,6 @@ from forcefield.neighbors import neighbor_pairs
 
 OVERLAP = 0.5
 """Atoms closer than this multiple of the sum of their covalent radii lie on top of each other."""
-
-MIN_VOLUME = 2.0
-"""Å³ per atom. Diamond has 5.7; a PDB file's cell of 1 Å³ stands for "no cell"."""
 
 
 def read_structure(path: Path) -> Atoms:

@@ -100,6 +100,12 @@ def test_the_settings_are_those_of_a_calculator(float32_potential, mixture):
         calculate_many(float32_potential.path, mixture, max_force=1e-3)
 
 
+def test_one_structure_or_a_file_is_no_list(float32_potential, mixture, tmp_path):
+    for wrong in (mixture[0], "frames.extxyz", tmp_path):
+        with pytest.raises(ConfigError, match="takes a list of structures"):
+            calculate_many(float32_potential.path, wrong)
+
+
 def test_stress_may_be_left_out(float32_potential, mixture):
     assert all(
         "stress" not in results

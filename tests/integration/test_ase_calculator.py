@@ -11,13 +11,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import read, write
 
 from calculators import CommitteeCalculator, PotentialCalculator
 from calculators.evaluator import Evaluator, open_potential
 from calculators.loading import pack_potential, unpack_potential
 from forcefield import load_exported
-from forcefield.errors import ConfigError
+from forcefield.errors import AbsurdForceError, ConfigError, InvalidStructureError
 
 
 class Counting(PotentialCalculator):
@@ -100,12 +101,71 @@ def test_copies_share_the_potential_and_nothing_else(float32_potential, ethanol)
     assert twin.calc.evaluator is not ethanol.calc.evaluator
 
 
+def test_a_copy_does_not_write_the_potential_out(float32_potential, ethanol, monkeypatch):
+    ethanol.calc = PotentialCalculator(float32_potential.path)
+    ethanol.get_forces()
+    monkeypatch.setattr("torch.jit.save", None)
+    twin = copy.deepcopy(ethanol)
+    np.testing.assert_array_equal(twin.get_forces(), ethanol.get_forces())
+
+
+def test_a_refused_stress_leaves_no_results_of_another_structure(float32_potential, ethanol):
+    calculator = PotentialCalculator(float32_potential.path)
+    before = calculator.get_potential_energy(ethanol)
+    other = moved(ethanol, 1)
+    with pytest.raises(PropertyNotImplementedError):
+        calculator.calculate(other, ["energy", "stress"])
+    after = calculator.get_potential_energy(other)
+    assert after != before
+    assert after == PotentialCalculator(calculator.potential).get_potential_energy(other)
+
+
+def test_settings_can_be_changed_between_evaluations(float32_potential, float64_potential, ethanol):
+    calculator = PotentialCalculator(float32_potential.path)
+    calculator.get_forces(ethanol)
+    calculator.get_hessian(ethanol)
+    calculator.potential = load_exported(float64_potential.path)
+    expected = PotentialCalculator(float64_potential.path)
+    other = moved(ethanol, 1)
+    np.testing.assert_array_equal(calculator.get_forces(other), expected.get_forces(other))
+    np.testing.assert_array_equal(calculator.get_hessian(other), expected.get_hessian(other))
+    calculator.max_force = 1e-6
+    with pytest.raises(AbsurdForceError):
+        calculator.get_forces(ethanol)
+
+
+def test_estimated_errors_do_not_disturb_ases_own_properties(float32_potential, ethanol):
+    ethanol.calc = CommitteeCalculator([float32_potential.path] * 2)
+    properties = ethanol.get_properties(["energy", "forces"])
+    assert properties["energy"] == ethanol.calc.results["energy"]
+    assert "energy_uncertainty" in ethanol.calc.results
+
+
+def test_a_position_that_is_not_finite_has_no_second_derivatives(float32_potential, ethanol):
+    ethanol.positions[2, 0] = np.nan
+    with pytest.raises(InvalidStructureError, match="atom 2"):
+        PotentialCalculator(float32_potential.path).get_hessian(ethanol)
+
+
 def test_an_evaluator_keeps_its_limit_through_pickle(float32_potential, ethanol):
     evaluator = Evaluator(load_exported(float32_potential.path), ethanol.numbers, 0.2, np.inf)
     again = pickle.loads(pickle.dumps(evaluator))
     assert (again.skin, again.max_force) == (0.2, np.inf)
     expected = evaluator(ethanol.positions).forces
     np.testing.assert_array_equal(again(ethanol.positions).forces, expected)
+
+
+def test_the_fuser_is_off_wherever_a_potential_comes_from(float32_potential):
+    """A potential on the CPU may be moved to a GPU later, as OpenMM's plugin does."""
+    potential = load_exported(float32_potential.path)
+    packed = pack_potential(potential)
+    for load in (
+        lambda: load_exported(float32_potential.path),
+        lambda: unpack_potential(packed),
+    ):
+        torch._C._jit_set_texpr_fuser_enabled(True)
+        load()
+        assert not torch._C._jit_texpr_fuser_enabled()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would stay on the GPU")

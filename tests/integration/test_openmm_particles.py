@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
 from forcefield import load_exported
@@ -228,6 +229,32 @@ def test_a_python_force_names_particles_after_xml(float64_potential, ethanol):
         context = context_of(each, positions * unit.angstrom)
         with pytest.raises(openmm.OpenMMException, match=rf"force on atom {largest} \("):
             evaluate(context)
+
+
+def test_xml_switches_the_fuser_off(float32_potential, ethanol):
+    text = openmm.XmlSerializer.serialize(
+        create_system(topology_of(ethanol), float32_potential.path)
+    )
+    torch._C._jit_set_texpr_fuser_enabled(True)
+    system_from_xml(text)
+    assert not torch._C._jit_texpr_fuser_enabled()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would be read")
+def test_xml_for_a_gpu_is_told_how_to_be_read_without(float32_potential, ethanol):
+    text = openmm.XmlSerializer.serialize(
+        create_system(topology_of(ethanol), float32_potential.path)
+    )
+    with pytest.raises(EngineError, match='device="cpu"'):
+        system_from_xml(text, device="cuda")
+
+
+def test_a_cell_that_stands_for_none_is_told_apart(float32_potential, ethanol):
+    topology = topology_of(ethanol)
+    topology.setPeriodicBoxVectors(0.1 * np.eye(3) * unit.nanometer)
+    with pytest.raises(ConfigError, match=r"volume of 1 Å³ for 9 atoms.*periodic=False"):
+        create_system(topology, float32_potential.path)
+    create_system(topology, float32_potential.path, periodic=False)
 
 
 def test_xml_of_another_plugin_is_refused(float32_potential, ethanol):

@@ -1,6 +1,8 @@
 """Weights and exported files: what goes in comes out, and wrong files say what is wrong."""
 
+import copy
 import json
+import zipfile
 
 import pytest
 import torch
@@ -44,6 +46,27 @@ def test_eager_scripted_and_reloaded_agree_to_rounding(name, dtype, ethanol, cry
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=0, atol=tolerance)
             assert found[key].dtype == value.dtype
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_an_exported_potential_is_of_no_precision_or_device_of_its_own(
+    name, ethanol, crystal, tmp_path
+):
+    potential = make_potential(name, torch.float32)
+    export_potential(potential, tmp_path / "potential.pt")
+    module = load_exported(tmp_path / "potential.pt").module.double()
+    for structure, stress in ((ethanol, False), (crystal, True)):
+        inputs = graph_of(structure, potential.cutoff)
+        found = module(*inputs, stress)
+        expected = copy.deepcopy(potential).double()(*inputs, stress)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-8)
+    # Operations that make numbers on the processor fail on a GPU.
+    with zipfile.ZipFile(tmp_path / "potential.pt") as archive:
+        sources = [
+            archive.read(file).decode() for file in archive.namelist() if file.endswith(".py")
+        ]
+    assert "torch.zeros(" not in "".join(sources)
 
 
 @pytest.mark.parametrize(("lmax", "layers"), [(1, 1), (2, 3), (4, 1), (6, 2)])
