@@ -4,9 +4,10 @@ The descriptions of the fields are the documentation: ``train-potential --help``
 files, presets and ``key=value`` overrides is in :mod:`training.config_io`.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int | float, Field(ge=0)]
@@ -275,6 +276,11 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     hardware: HardwareConfig = HardwareConfig()
+
+    @field_validator("output")
+    @classmethod
+    def _at_home(cls, output: str) -> str:
+        return str(Path(output).expanduser())
 
     @model_validator(mode="after")
     def _validation_where_needed(self) -> "TrainConfig":

@@ -66,15 +66,18 @@ def load_config(target: str | None = None, overrides: Sequence[str] = ()) -> Tra
         ConfigError: Unknown preset, file or key (with the nearest known one), or a bad value.
     """
     values, name = _read_target(target)
+    own = (values.get("dataset") or {}).get("source")
     _override(values, overrides)
     if not isinstance(values.get("dataset"), Mapping) or not values["dataset"].get("source"):
         raise ConfigError(
             "no data set: name a preset, a YAML file or a data file, or add dataset=..., such as "
             f"dataset=rmd17:ethanol. Presets: {', '.join(preset_names())}"
         )
-    values.setdefault("name", "")
-    if not values["name"]:
-        values["name"] = name or re.sub(r"[^\w.+-]+", "-", _stem(str(values["dataset"]["source"])))
+    if not values.get("name"):
+        source = values["dataset"]["source"]
+        # The same settings may serve several data sets.
+        others = [] if name and source == own else [_stem(str(source))]
+        values["name"] = _run_name("-".join([*([name] if name else []), *others]))
     return validate(values)
 
 
@@ -89,10 +92,15 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         ConfigError: No configuration there, unknown key, or a bad value.
     """
     values = read_yaml(folder / "config.yaml")
-    _override(values, overrides)
+    changes = _override(values, overrides)
     folder = folder.resolve() if folder.name in ("", "..") else folder
-    values["name"], values["output"] = folder.name, str(folder.parent)
-    return validate(values)
+    place = {"name": folder.name, "output": str(folder.parent)}
+    for key, value in place.items():
+        if Path(changes.get(key, value)) != Path(value):
+            raise ConfigError(
+                f"{key}={changes[key]}: {folder} is continued where it is; move the folder to rename it"
+            )
+    return validate({**values, **place})
 
 
 def validate(values: Mapping[str, Any], where: str = "") -> TrainConfig:
@@ -120,6 +128,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"'{text}' is not key=value, such as training.epochs=20")
     path = _full_path(key.strip())
+    kind = next(entry.field.annotation for entry in config_keys() if entry.path == path)
+    # As it is written: YAML would make a number of name=1 and a comment of what follows a #.
+    if kind is str:
+        return path, raw
+    if kind == str | None:
+        return path, None if raw in ("", "null") else raw
     try:
         return path, yaml.safe_load(raw)
     except yaml.YAMLError:
@@ -195,7 +209,18 @@ def _with_source(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stem(source: str) -> str:
-    return Path(source).name.split(".")[0] if ":" not in source else source
+    """A file's name without its ending, a folder's name, or that of a named set as it is."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    if ":" in source:
+        return source
+    return Path(path.stem).stem if path.suffix.lower() in (".gz", ".bz2", ".xz") else path.stem
+
+
+def _run_name(text: str) -> str:
+    """A text as the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.+") or "run"
 
 
 def _full_path(key: str) -> str:
@@ -230,13 +255,18 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else "."
 
 
-def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Change nested values; who asks for epochs no longer wants the minutes that were set before."""
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Change nested values; who asks for epochs no longer wants the minutes that were set before.
+
+    Returns:
+        What was asked for.
+    """
     changes = dict(parse_override(text) for text in overrides)
     if "training.epochs" in changes:
         changes.setdefault("training.minutes", None)
     for path, value in changes.items():
         _assign(values, path, value)
+    return changes
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

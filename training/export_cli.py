@@ -10,7 +10,7 @@ import typer
 
 from forcefield import Potential, build_potential, export_potential, load_potential
 from forcefield.errors import CheckpointError, ForceFieldError
-from training.checkpoints import read_checkpoint, run_metadata
+from training.checkpoints import goes_on, read_checkpoint, run_metadata
 from training.cli import fail
 from training.run_folder import RunFolder
 
@@ -82,7 +82,7 @@ def load_source(source: Path) -> tuple[Potential, dict[str, Any]]:
     if not source.is_dir():
         return load_potential(source)
     folder = RunFolder(source)
-    if folder.weights.is_file():
+    if folder.weights.is_file() and not goes_on(source):
         return load_potential(folder.weights)
     checkpoint = folder.best if folder.best.is_file() else folder.last
     if not (folder.config.is_file() and folder.data.is_file() and checkpoint.is_file()):

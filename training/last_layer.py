@@ -8,12 +8,15 @@ energies are those of isolated atoms and training starts from weights of another
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from forcefield import Potential
 from forcefield.uncertainty import Rows, features_and_jacobian
+from training.config import TrainingConfig
+from training.evaluate import predict
 from training.graphs import GraphDataset, evaluation_batches
 
 FIT_FRAMES, FIT_ATOMS = 100, 2000
@@ -62,6 +65,46 @@ def some(dataset: GraphDataset, frames: int, atoms: int, potential: Potential) -
     """Which so many frames, or fewer, to differentiate every feature of; see :data:`FEATURES`."""
     share = min(1.0, FEATURES / potential.representation.features)
     return dataset.evenly(round(share * frames), round(share * atoms))
+
+
+def refit_for(
+    settings: TrainingConfig,
+    potential: Potential,
+    valid: GraphDataset,
+    parts: Sequence[Rows | None],
+    device: torch.device | str,
+) -> list[Rows | None]:
+    """:func:`refit` where it is what training was for.
+
+    It minimises errors of energies and forces: where one of them was not to be learned nothing is changed,
+    nor where stresses, which it does not see, would come out worse.
+
+    Args:
+        settings: Weights of the losses.
+        potential: Trained, on the device.
+        valid: Validation frames.
+        parts: Rows of training and validation frames, None without frames.
+        device: Where to evaluate.
+
+    Returns:
+        The rows with the errors of the weights as they are now.
+    """
+    train_rows, valid_rows = parts
+    if train_rows is None or valid_rows is None:
+        return list(parts)
+    if not (settings.energy_weight and settings.forces_weight):
+        return list(parts)
+    if not valid.has_stress:
+        return list(refit(potential, train_rows, valid_rows))
+    name = "stress_mae_meV_per_A3"
+    layer = potential.readout.network[2]
+    trained = copy.deepcopy(layer.state_dict())
+    before = predict(potential, valid, device).errors()[name]
+    refitted = refit(potential, train_rows, valid_rows)
+    if predict(potential, valid, device).errors()[name] <= AS_GOOD * before:
+        return list(refitted)
+    layer.load_state_dict(trained)
+    return list(parts)
 
 
 def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:

@@ -3,6 +3,7 @@
 The functions that return a :class:`~training.html.Section` can be used in other reports.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -61,7 +62,7 @@ def training_report(
     sections = [headline(summary), learning_section(history, summary)]
     if predictions is not None:
         sections += [parity_section(predictions, summary["test"]), errors_section(predictions)]
-        sections.append(uncertainty_section(predictions))
+        sections.append(uncertainty_section(predictions, data["frames"]["valid"]))
     sections += [data_section(data), settings_section(config, summary)]
     footer = (
         f"hegnn-forcefield {summary['versions']['hegnn-forcefield']} · lengths in Å, energies in eV"
@@ -96,9 +97,18 @@ def headline(summary: Mapping[str, Any]) -> Section:
             "ms",
         ),
         Card("training time", clock(summary["train"]["seconds"]), ""),
+        *_xtb_cards(summary.get("xtb") or {}),
         Card("parameters", f"{summary['model']['parameters']:,}"),
     ]
     return Section("", cards(items))
+
+
+def _xtb_cards(learned: Mapping[str, Any]) -> list[Card]:
+    """What learning frames of GFN2-xTB before took."""
+    if not learned:
+        return []
+    seconds = learned["labelling_seconds"] + learned["training_seconds"]
+    return [Card(f"before, {learned['frames']:,} frames of GFN2-xTB", clock(seconds), "")]
 
 
 def learning_section(history: Sequence[Row], summary: Mapping[str, Any]) -> Section:
@@ -158,7 +168,7 @@ def errors_section(predictions: Predictions) -> Section:
     return Section("Errors on the test frames", histograms + table(header, rows))
 
 
-def uncertainty_section(predictions: Predictions) -> Section:
+def uncertainty_section(predictions: Predictions, calibrated_on: int) -> Section:
     """Whether predictions that are said to be uncertain are the wrong ones, and by how much."""
     title = "Estimated errors"
     comparisons = compare(predictions)
@@ -191,7 +201,13 @@ def uncertainty_section(predictions: Predictions) -> Section:
         "within 2 σ (%; normal: 95)",
         "mean of (error / σ)²",
     ]
-    return Section(title, figures + table(header, rows))
+    # The standard error of a standard deviation that is taken from so many numbers.
+    share = 100.0 / math.sqrt(2.0 * calibrated_on)
+    scale = note(
+        f"The size of the estimates is from {calibrated_on} validation frames, so that of energies is "
+        f"itself uncertain by about {share:.0f} %."
+    )
+    return Section(title, figures + table(header, rows) + scale)
 
 
 def data_section(data: Mapping[str, Any]) -> Section:

@@ -11,6 +11,7 @@ from forcefield.display import make_display
 from forcefield.errors import ConfigError
 from forcefield.files import write_json, write_text
 from training import run_folder, xtb, xtb_labels
+from training.checkpoints import mark_as_going_on
 from training.config import HardwareConfig, TrainConfig
 from training.config_io import dump_yaml
 from training.prepare import Prepared, prepare
@@ -89,6 +90,8 @@ def train(
         if is_main:
             if resume:
                 run_folder.check_same_data(folder, description)
+                # Should it be killed: the results that it has are no longer those of its configuration.
+                mark_as_going_on(folder.path)
                 write_text(folder.config, dump_yaml(config))
             else:
                 run_folder.create(folder, config)
@@ -166,10 +169,13 @@ def _finish(
     device = "cuda" if accelerator == "cuda" else "cpu"
     config = prepared.config
     potential = prepared.potential.to(device).eval()
-    parts: list[Any] = [prepared.graphs["train"], prepared.graphs["valid"]]
-    parts = [last_layer.rows(potential, part, device) if len(part) else None for part in parts]
-    if None not in parts:
-        parts = list(last_layer.refit(potential, *parts))
+    parts = [
+        last_layer.rows(potential, part, device) if len(part) else None
+        for part in (prepared.graphs["train"], prepared.graphs["valid"])
+    ]
+    parts = last_layer.refit_for(
+        config.training, potential, prepared.graphs["valid"], parts, device
+    )
     uncertainty.calibrate(potential, *parts)
     finish.save(potential, folder, description, config, result)
     predictions, errors = finish.test(potential, prepared.graphs, device)

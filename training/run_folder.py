@@ -8,7 +8,7 @@ from typing import Any
 
 from forcefield.errors import ConfigError
 from forcefield.files import write_text
-from training.checkpoints import read_checkpoint
+from training.checkpoints import SUMMARY, read_checkpoint
 from training.config import TrainConfig
 from training.config_io import changed_keys, dump_yaml, read_yaml, validate
 from training.start import WEIGHTS, path_of_start
@@ -16,6 +16,12 @@ from training.start import WEIGHTS, path_of_start
 MAY_CHANGE = {
     "name",
     "output",
+    # Files may have moved; the frames in them may not change.
+    "dataset.source",
+    "dataset.valid_file",
+    "dataset.test_file",
+    "dataset.isolated_atoms_file",
+    "dataset.cache_dir",
     "training.epochs",
     "training.minutes",
     "hardware.accelerator",
@@ -25,6 +31,14 @@ MAY_CHANGE = {
     "hardware.compile",
 }
 """Keys that may differ when a run is resumed."""
+
+FILES = (
+    *("config.yaml", "data.json", "log.csv", "summary.json", "report.html", "test_predictions.npz"),
+    *("potential.safetensors", "potential.pt", "potential-metatomic.pt", "backbone.safetensors"),
+    *("start.safetensors", "checkpoints", "tensorboard", "xtb", "xtb.extxyz"),
+    *("xtb-starts.npz", "xtb-labelled.npz"),
+)
+"""What a run leaves in its folder."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         """Errors, times, versions, JSON."""
-        return self.path / "summary.json"
+        return self.path / SUMMARY
 
     @property
     def predictions(self) -> Path:
@@ -121,7 +135,12 @@ def check_new(config: TrainConfig, overwrite: bool) -> RunFolder:
     folder = RunFolder(Path(config.output) / config.name)
     if folder.path.exists() and not folder.path.is_dir():
         raise ConfigError(f"{folder.path} is a file: choose another name=... or output=...")
-    if folder.config.is_file() and not overwrite:
+    is_run = _is_run(folder)
+    if not is_run and folder.path.is_dir() and any(folder.path.iterdir()):
+        raise ConfigError(
+            f"{folder.path} is not empty and not a run: choose another name=... or output=..."
+        )
+    if is_run and not overwrite:
         raise ConfigError(
             f"{folder.path} holds a run already: add --resume to continue it, --name to start "
             "another one beside it, or --overwrite to replace it"
@@ -132,17 +151,36 @@ def check_new(config: TrainConfig, overwrite: bool) -> RunFolder:
             f"the weights in {config.start} would be replaced by the run that starts from them: give it "
             "another --name"
         )
-    if not folder.config.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
-        raise ConfigError(
-            f"{folder.path} is not empty and not a run: choose another name=... or output=..."
-        )
+    data = config.dataset
+    for file in (data.source, data.valid_file, data.test_file, data.isolated_atoms_file):
+        place = Path(file or "").expanduser().resolve()
+        if any(place.is_relative_to(folder.path.resolve() / name) for name in FILES):
+            raise ConfigError(
+                f"{file} would be replaced by the run that is trained on it: give it another --name"
+            )
     return folder
 
 
+def _is_run(folder: RunFolder) -> bool:
+    """Whether a run was made in a folder; other programs have a config.yaml, too."""
+    try:
+        values = read_yaml(folder.config)
+    except ConfigError:
+        return False
+    return {"dataset", "model", "training"} <= values.keys()
+
+
 def create(folder: RunFolder, config: TrainConfig) -> None:
-    """Make the folder of a new run, in place of an older run that :func:`check_new` let pass."""
-    if folder.path.is_dir():
-        shutil.rmtree(folder.path)
+    """Make the folder of a new run, in place of an older run that :func:`check_new` let pass.
+
+    What else is in the folder stays there: a simulation with the potential, or the frames to train on.
+    """
+    for name in FILES:
+        path = folder.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     folder.checkpoints.mkdir(parents=True)
     start = path_of_start(config.start)
     if start is not None and config.start not in WEIGHTS:
@@ -198,8 +236,9 @@ def reopen(config: TrainConfig) -> RunFolder:
     if refused:
         lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
         raise ConfigError(
-            f"{folder.path} was started with other settings; only training.epochs, training.minutes and "
-            "hardware (but for its precision) may change on resume:\n" + "\n".join(lines)
+            f"{folder.path} was started with other settings; only training.epochs, training.minutes, "
+            "hardware (but for its precision) and the places of files may change on resume:\n"
+            + "\n".join(lines)
         )
     summary = folder.read_summary().get("train", {})
     if summary.get("stopped") == "complete" and config.training.minutes is not None:
@@ -213,7 +252,9 @@ def reopen(config: TrainConfig) -> RunFolder:
             f"{folder.path} is complete after {summary['epochs']} epochs: raise training.epochs to train "
             "on, such as epochs=" + str(2 * int(summary["epochs"]))
         )
-    if summary.get("stopped") == "early" and "training.epochs" not in changed:
+    if summary.get("stopped") == "early" and changed.keys().isdisjoint(
+        {"training.epochs", "training.minutes"}
+    ):
         raise ConfigError(
             f"{folder.path} stopped early after {summary['epochs']} epochs, the validation loss no longer "
             "falling: there is nothing to resume"

@@ -13,6 +13,7 @@ from forcefield.errors import ConfigError
 from forcefield.pretrained import BACKBONE, LARGE
 from forcefield.readout import fit_reference_energies, reference_energies_in_order
 from forcefield.transfer import restrict_species, shift_reference_energies
+from training.checkpoints import goes_on
 from training.config import ModelConfig, TrainConfig, architecture
 from training.evaluate import predict
 from training.graphs import GraphDataset
@@ -106,11 +107,22 @@ def choose_start(
 
 
 def path_of_start(start: str) -> Path | None:
-    """The file that a name, a file or a run's folder stands for; None for ``auto`` and ``scratch``."""
+    """The file that a name, a file or a run's folder stands for; None for ``auto`` and ``scratch``.
+
+    Raises:
+        ConfigError: A run that goes on, or went on and was killed.
+    """
     if start in ("auto", "scratch"):
         return None
-    path = WEIGHTS.get(start) or Path(start)
-    return path / "potential.safetensors" if path.is_dir() else path
+    path = WEIGHTS.get(start) or Path(start).expanduser()
+    if not path.is_dir():
+        return path
+    if goes_on(path):
+        raise ConfigError(
+            f"{start} was continued and has not come to its end: its potential.safetensors is of before. "
+            f"Finish it (train-potential {start} --resume), or name that file"
+        )
+    return path / "potential.safetensors"
 
 
 def _obstacle(config: TrainConfig, species: Sequence[int], path: Path) -> str | None:

@@ -33,6 +33,7 @@ from training.config_io import config_keys
 from training.datasets import load_split
 from training.evaluate import Predictions
 from training.export_cli import app as export_app
+from training.export_cli import load_source
 from training.fit import _checkpoints, _early_stopping
 from training.history import read_history
 from training.run import RunResult
@@ -216,6 +217,59 @@ class TestFinishedRun:
         )
         assert result.exit_code == 2
         assert "holds a run already" in result.output
+
+    def test_a_new_run_in_its_place_leaves_what_is_not_of_a_run(self, finished, tmp_path):
+        folder = tmp_path / "again"
+        shutil.copytree(finished[0], folder)
+        (folder / "md.traj").write_text("mine")
+        run_quietly(tmp_path, "name=again", "epochs=1", overwrite=True)
+        assert (folder / "md.traj").read_text() == "mine"
+        assert read_history(folder / "log.csv")[-1]["epoch"] == 1
+        frames = folder / "xtb.extxyz"
+        frames.write_text("")
+        with pytest.raises(ConfigError, match="would be replaced by the run that is trained on it"):
+            run_quietly(tmp_path, "name=again", f"dataset={frames}", overwrite=True)
+        assert frames.is_file()
+
+    def test_the_folder_of_another_program_is_not_a_run(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "config.yaml").write_text("cutoff: 5.0\n")
+        for overwrite in (False, True):
+            with pytest.raises(ConfigError, match="not empty and not a run"):
+                run_quietly(tmp_path, "name=mine", overwrite=overwrite)
+
+    def test_a_continued_run_that_was_killed_goes_on_and_its_old_weights_do_not_pass_for_new(
+        self, finished, tmp_path, monkeypatch
+    ):
+        shutil.copytree(finished[0], tmp_path / "killed")
+        keys = ("name=killed", "epochs=6")
+        with monkeypatch.context() as patch:
+            patch.setattr("training.run._finish", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run_quietly(tmp_path, *keys, resume=True)
+        with pytest.raises(ConfigError, match="has not come to its end"):
+            run_quietly(tmp_path, "name=next", f"start={tmp_path / 'killed'}")
+        _, metadata = load_source(tmp_path / "killed")
+        assert metadata["training"]["epochs"] > 4
+        assert load_source(finished[0])[1]["training"]["epochs"] <= 4
+        result = run_quietly(tmp_path, *keys, resume=True)
+        assert result.summary["train"]["epochs"] == 6
+        run_quietly(tmp_path, "name=next", "epochs=1", f"start={tmp_path / 'killed'}")
+
+    def test_a_run_goes_on_when_its_frames_have_moved_but_not_with_others(self, tmp_path):
+        frames = tmp_path / "frames.npz"
+        packaged = ROOT / "training" / "datasets" / "data" / "rmd17_ethanol_train_01.npz"
+        shutil.copyfile(packaged, frames)
+        run_quietly(tmp_path, "name=moved", f"dataset={frames}", "epochs=1", target=None)
+        elsewhere = frames.rename(tmp_path / "elsewhere.npz")
+        keys = ("name=moved", f"dataset={elsewhere}")
+        run_quietly(tmp_path, *keys, "epochs=2", target=None, resume=True)
+        with np.load(elsewhere) as arrays:
+            other = {key: arrays[key] for key in arrays.files}
+        other["energies"] = other["energies"] + 1.0
+        np.savez(elsewhere, **other)
+        with pytest.raises(ConfigError, match="started with other data"):
+            run_quietly(tmp_path, *keys, "epochs=3", target=None, resume=True)
 
     def test_a_complete_run_is_not_resumed(self, finished):
         with pytest.raises(ConfigError, match=r"complete after 4 epochs: raise training\.epochs"):

@@ -228,11 +228,13 @@ class TestComparison:
         assert compare(Predictions.load(tmp_path / "plain.npz")) == {}
 
     def test_report_and_summary(self, run, split, predictions):
-        section = uncertainty_section(predictions)
+        section = uncertainty_section(predictions, 8)
+        assert "from 8 validation frames" in section.body
+        assert "about 25 %" in section.body
         assert section.body.count("<img") == 2
         assert "rank correlation" in section.body
         plain = replace(predictions, energy_uncertainty=None, forces_uncertainty=None)
-        assert "no error estimate" in uncertainty_section(plain).body
+        assert "no error estimate" in uncertainty_section(plain, 8).body
         potential, _ = load_potential(run / "potential.safetensors")
         graphs = {
             "test": GraphDataset(split.test, potential.cutoff),

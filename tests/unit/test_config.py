@@ -1,5 +1,7 @@
 """Configuration: presets, overrides, files, and messages that name the mistake."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -19,9 +21,55 @@ from training.config_io import (
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_and_says_what_it_is_for(name):
-    config = load_config(name, ["dataset=rmd17:ethanol"])
-    assert config.name == name
+    if name == "small-data":
+        config = load_config(name, ["dataset=rmd17:ethanol"])
+        assert config.name == "small-data-rmd17-ethanol"
+    else:
+        assert load_config(name).name == name
     assert read_preset_comment(name)
+
+
+@pytest.mark.parametrize(
+    ("target", "overrides", "name"),
+    [
+        ("data.v2/e.300K.extxyz", [], "e.300K"),
+        ("frames.xyz.gz", [], "frames"),
+        ("(1).extxyz", [], "1"),
+        (".hidden.extxyz", [], "hidden"),
+        ("rmd17:ethanol", [], "rmd17-ethanol"),
+        ("small-data", ["dataset=e.extxyz"], "small-data-e"),
+        ("rmd17-ethanol", ["dataset=rmd17:ethanol"], "rmd17-ethanol"),
+        ("rmd17-ethanol", ["dataset=mine.extxyz"], "rmd17-ethanol-mine"),
+        ("my settings.yaml", ["dataset=mine.extxyz"], "my-settings-mine"),
+        (".", [], "here"),
+    ],
+)
+def test_runs_are_named_after_settings_and_data(target, overrides, name, tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    (folder / "set.000").mkdir(parents=True)
+    (folder / "type.raw").write_text("0\n")
+    monkeypatch.chdir(folder)
+    Path("my settings.yaml").write_text("seed: 1\n")
+    if target not in preset_names() and ":" not in target:
+        Path(target).parent.mkdir(exist_ok=True)
+        if not Path(target).exists():
+            Path(target).touch()
+    assert load_config(target, overrides).name == name
+
+
+def test_texts_are_taken_as_they_are_written():
+    texts = {
+        "name": "2024",
+        "output": "runs #2",
+        "valid_file": "[a].xyz",
+        "dataset": "1.xyz",
+        "start": "no",
+    }
+    config = load_config(None, [f"{key}={value}" for key, value in texts.items()])
+    assert (config.name, config.output, config.start) == ("2024", "runs #2", "no")
+    assert (config.dataset.source, config.dataset.valid_file) == ("1.xyz", "[a].xyz")
+    emptied = load_config(None, ["dataset=a.xyz", "valid_file=", "energy_key=null"])
+    assert (emptied.dataset.valid_file, emptied.dataset.energy_key) == (None, None)
 
 
 def test_overrides_take_full_names_last_parts_and_sections():

@@ -7,10 +7,11 @@ import torch
 from forcefield import Potential, load_potential
 from forcefield.pretrained import BACKBONE
 from forcefield.transfer import restrict_species
+from training.config import TrainingConfig
 from training.datasets.frames import Frame
 from training.evaluate import predict
 from training.graphs import GraphDataset
-from training.last_layer import refit, rows
+from training.last_layer import refit, refit_for, rows
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,37 @@ def test_a_shift_of_all_energies_goes_at_little_cost_of_forces(trained, ethanol)
     again = rows(refitted, valid, "cpu")
     torch.testing.assert_close(parts[1].energy_errors, again.energy_errors, rtol=0.0, atol=2e-5)
     torch.testing.assert_close(parts[1].forces_errors, again.forces_errors, rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+def test_what_was_not_to_be_learned_does_not_move_the_weights(trained, ethanol, weights):
+    train, valid = labelled(trained, ethanol, 30, 0, 0.02), labelled(trained, ethanol, 20, 1, 0.02)
+    potential = restrict_species(trained, [1, 6, 8]).eval()
+    before = potential.readout.network[2].weight.clone()
+    given = [rows(potential, train, "cpu"), rows(potential, valid, "cpu")]
+    settings = TrainingConfig(energy_weight=weights[0], forces_weight=weights[1])
+    parts = refit_for(settings, potential, valid, given, "cpu")
+    moved = not torch.equal(before, potential.readout.network[2].weight)
+    assert moved == all(weights)
+    assert (parts[1] is given[1]) == (not moved)
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_stresses_that_would_come_out_worse_keep_the_weights(trained, ethanol, worse):
+    """Labels of the stress are those of the weights before, or of the weights that come out."""
+    train, valid = labelled(trained, ethanol, 30, 0, 0.02), labelled(trained, ethanol, 20, 1, 0.02)
+    potential, after = (restrict_species(trained, [1, 6, 8]).eval() for _ in range(2))
+    before = potential.readout.network[2].weight.clone()
+    given = [rows(potential, train, "cpu"), rows(potential, valid, "cpu")]
+    refit(after, *given)
+    # In a cell that no pair of atoms reaches across.
+    valid.cell = (40.0 * torch.eye(3, dtype=torch.float64)).repeat(20, 1, 1)
+    valid.stress = torch.zeros(20, 3, 3, dtype=torch.float64)
+    source = potential if worse else after
+    valid.stress = torch.as_tensor(predict(source, valid, "cpu").predicted_stress)
+    parts = refit_for(TrainingConfig(), potential, valid, given, "cpu")
+    assert torch.equal(before, potential.readout.network[2].weight) == worse
+    assert (parts[1] is given[1]) == worse
 
 
 def test_nothing_changes_where_the_validation_frames_disagree(trained, ethanol):
