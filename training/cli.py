@@ -1,5 +1,6 @@
 """``train-potential``: from labelled geometries to a potential with known errors."""
 
+import errno
 import re
 import textwrap
 from pathlib import Path
@@ -145,6 +146,11 @@ def train_potential(
         result = train(config, resume=resume, overwrite=overwrite, show_progress=not quiet)
     except ForceFieldError as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        fail(ConfigError(f"{place}{(error.strerror or str(error)).lower()}"))
     if not result.summary:
         if result.interrupted and config.xtb_frames:
             typer.secho(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
+from calculators import PotentialCalculator
 from forcefield import errors
 from tests.integration.general_potential import general_file
 
@@ -18,7 +22,10 @@ def test_the_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = DOCUMENT.read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(snippets) == 11
+    assert len(snippets) == 12
+    labelled = molecule("CH3CH2OH")
+    labelled.calc = SinglePointCalculator(labelled, forces=np.full((9, 3), 0.1))
+    write("labelled.extxyz", [labelled] * 2)
     names: dict[str, object] = {}
     for snippet in snippets:
         shorter = re.sub(r"run\((2000|500)\)", "run(20)", snippet)
@@ -30,6 +37,8 @@ def test_the_snippets_run(tmp_path, monkeypatch):
     assert len(names["results"]) == 8
     for frame, result in zip(names["frames"], names["results"], strict=True):
         np.testing.assert_array_equal(frame.get_forces(), result["forces"])
+    expected = PotentialCalculator("potential.pt").get_forces(labelled) - 0.1
+    np.testing.assert_allclose(names["errors"], [expected] * 2, atol=1e-4)
     assert names["dynamics"].positions.shape == (8, 9, 3)
     frequencies = names["modes"].get_frequencies()
     assert len(frequencies) == 27

@@ -231,6 +231,14 @@ class TestFinishedRun:
             run_quietly(tmp_path, "name=again", f"dataset={frames}", overwrite=True)
         assert frames.is_file()
 
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        arguments = ["quick-test", *TINY, "--quiet", "--output", str(tmp_path / "file" / "runs")]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2
+        assert f"{tmp_path}/file/runs" in done.output
+        assert "not a directory" in done.output
+
     def test_the_folder_of_another_program_is_not_a_run(self, tmp_path):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "config.yaml").write_text("cutoff: 5.0\n")

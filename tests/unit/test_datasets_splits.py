@@ -176,6 +176,13 @@ def test_own_file_end_to_end(tmp_path: Path, frames: list[Frame]) -> None:
     assert data_hash(load_split(path, seed=5).train) != data_hash(split.train)
 
 
+def test_all_frames_and_one_frame_are_told_apart(tmp_path: Path, frames: list[Frame]) -> None:
+    path = write(tmp_path / "own.extxyz", frames[:10])
+    with pytest.raises(ConfigError, match=r"train=1\.0 is all frames or one of them.*train=10"):
+        load_split(path, train=1.0, valid=0, test=0)
+    assert len(load_split(path, train=1, valid=1, test=1).train) == 1
+
+
 def test_own_files_for_every_part(tmp_path: Path, frames: list[Frame]) -> None:
     train = write(tmp_path / "train.extxyz", frames[:70])
     valid = write(tmp_path / "valid.traj", frames[70:80])

@@ -131,6 +131,10 @@ def _number(amount: Amount, total: int, name: str) -> int | None:
         raise ConfigError(f"{name}={amount} is neither a number of frames nor a fraction of them")
     if isinstance(amount, float) and 0.0 < amount < 1.0:
         return max(1, round(amount * total))
+    if isinstance(amount, float) and amount == 1.0:
+        raise ConfigError(
+            f"{name}=1.0 is all frames or one of them: say {name}=1, or {name}={total}"
+        )
     if amount != int(amount):
         raise ConfigError(
             f"{name}={amount}: a fraction lies between 0 and 1, a number of frames is whole"
