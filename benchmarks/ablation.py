@@ -6,7 +6,8 @@
 Random weights, 950 training frames of rMD17's first split, 50 for validation, so many epochs on one core
 each, with the loss ``mse``, which was the default when the table was begun; errors are those on the
 validation frames. Rows that are in the file already are not run again. A setting changes the configuration,
-or is one of the variants of the network in ``ablation_blocks.py``.
+or is one of the variants of the network in ``ablation_blocks.py`` or of training in
+``ablation_training.py``.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ablation_blocks import VARIANTS, use
+import ablation_blocks
+import ablation_training
 
 SETTINGS: dict[str, list[str]] = {
     "as it is": [],
@@ -53,7 +55,9 @@ SETTINGS: dict[str, list[str]] = {
     "batches of 2": ["batch_size=2"],
     "batches of 10": ["batch_size=10"],
     "double precision": ["precision=float64"],
-    **{name: [] for name in VARIANTS},
+    "plateau": ["schedule=plateau", "plateau_epochs=2", "plateau_factor=0.5"],
+    **ablation_training.SETTINGS,
+    **{name: [] for name in ablation_blocks.VARIANTS},
 }
 
 
@@ -61,8 +65,9 @@ def run(name: str, molecule: str, seed: int, epochs: int) -> dict[str, Any]:
     """Train once."""
     from training import load_config, train
 
-    if name in VARIANTS:
-        use(name)
+    for variants in (ablation_blocks, ablation_training):
+        if name in variants.VARIANTS:
+            variants.use(name)
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(
             None,
