@@ -114,7 +114,7 @@ def test_forces_that_overflow(broken_potential, ethanol):
 
 
 @pytest.mark.parametrize(
-    "cell", [np.zeros((3, 3)), np.diag([9.0, 9.0, 0.0]), np.diag([9.0, 9.0, 0.05])]
+    "cell", [np.zeros((3, 3)), np.diag([9.0, 9.0, 0.0]), np.diag([40.0, 40.0, 0.05])]
 )
 @pytest.mark.parametrize("engine", ENGINES)
 def test_cell_without_volume(engine, cell, float32_potential, ethanol):
