@@ -110,8 +110,9 @@ class ForceFieldCalculator(Calculator):
             AbsurdForceError: The force on an atom is larger than the calculator's ``max_force``.
             PropertyNotImplementedError: The stress was asked for without three periodic directions.
         """
-        self.results = {}  # Should this fail, those of another structure must not stay.
         if atoms is not None:
+            if self.check_state(atoms):
+                self.results = {}  # Should this fail, those of another structure must not stay.
             self._remember(atoms)
         structure = self._structure(None)
         periodic = bool(structure.pbc.all())
@@ -125,6 +126,7 @@ class ForceFieldCalculator(Calculator):
         else:
             compute_stress = self._stress_was_asked and periodic
             self._stress_was_asked = False
+        self.results = {}
         self.results = self.evaluate(structure, compute_stress, properties or [])
 
     def export_properties(self) -> Properties:

@@ -77,6 +77,11 @@ def calculate_many(
         ForceFieldError: A structure cannot be evaluated; of the kind that the calculator raises, with
             the number of the structure.
     """
+    if isinstance(structures, (Atoms, str, Path)):
+        raise ConfigError(
+            f"calculate_many takes a list of structures, found {type(structures).__name__}: [atoms], or "
+            'all frames of a file, ase.io.read(file, ":")'
+        )
     if isinstance(potential, CommitteeCalculator):
         listed = [atoms.copy() for atoms in structures]
         found = [
@@ -111,11 +116,6 @@ def _chunks(
     potential: ExportedPotential, structures: Iterable[Atoms], max_pairs: int
 ) -> Iterator[Chunk]:
     """Group structures in their order, as many as the number of pairs allows."""
-    if isinstance(structures, (Atoms, str, Path)):
-        raise ConfigError(
-            f"calculate_many takes a list of structures, found {type(structures).__name__}: [atoms], or "
-            'all frames of a file, ase.io.read(file, ":")'
-        )
     chunk: Chunk = []
     pairs = 0
     for number, structure in enumerate(structures):

@@ -103,7 +103,9 @@ def create_system(
 
 def _check_volume(box: Any, atoms: int) -> None:
     """Refuse the cell of 1 Å³ by which some PDB files say that they have none."""
-    volume = abs(float(np.linalg.det(np.array(box.value_in_unit(import_openmm().unit.angstrom)))))
+    angstrom = import_openmm().unit.angstrom
+    # Three vectors, in a Quantity or each its own.
+    volume = abs(float(np.linalg.det(np.array([row.value_in_unit(angstrom) for row in box]))))
     if volume < MIN_VOLUME * atoms:
         raise ConfigError(
             f"the box has a volume of {volume:.3g} Å³ for {atoms} atoms; if it only stands for 'no box', "

@@ -105,7 +105,7 @@ def _torch_force(
         try:
             module = torch.jit.load(io.BytesIO(content), map_location=device)
         except RuntimeError as error:
-            if "CUDA" in str(error):
+            if "CUDA" in str(error) and not torch.cuda.is_available():
                 raise EngineError(
                     "the potential in this XML was written for a GPU, and there is none here: "
                     'system_from_xml(text, device="cpu") reads it for the processor'

@@ -96,7 +96,7 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     folder = folder.resolve() if folder.name in ("", "..") else folder
     place = {"name": folder.name, "output": str(folder.parent)}
     for key, value in place.items():
-        if Path(changes.get(key, value)) != Path(value):
+        if Path(changes.get(key, value)).expanduser().resolve() != Path(value).resolve():
             raise ConfigError(
                 f"{key}={changes[key]}: {folder} is continued where it is; move the folder to rename it"
             )
@@ -119,7 +119,7 @@ def validate(values: Mapping[str, Any], where: str = "") -> TrainConfig:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``key=value`` into a full dotted key and a value read as YAML.
+    """Split ``key=value`` into a full dotted key and a value: texts as they are, all else read as YAML.
 
     Raises:
         ConfigError: No ``=``, an unknown key, or a value that is not YAML.
@@ -133,7 +133,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if kind is str:
         return path, raw
     if kind == str | None:
-        return path, None if raw in ("", "null") else raw
+        return path, None if raw.lower() in ("", "null", "~") else raw
     try:
         return path, yaml.safe_load(raw)
     except yaml.YAMLError:

@@ -94,7 +94,7 @@ def refit_for(
         return list(parts)
     if not (settings.energy_weight and settings.forces_weight):
         return list(parts)
-    if not valid.has_stress:
+    if not (valid.has_stress and settings.stress_weight):
         return list(refit(potential, train_rows, valid_rows))
     name = "stress_mae_meV_per_A3"
     layer = potential.readout.network[2]

@@ -62,7 +62,9 @@ def training_report(
     sections = [headline(summary), learning_section(history, summary)]
     if predictions is not None:
         sections += [parity_section(predictions, summary["test"]), errors_section(predictions)]
-        sections.append(uncertainty_section(predictions, data["frames"]["valid"]))
+        sections.append(
+            uncertainty_section(predictions, summary["uncertainty"].get("calibrated_on", 0))
+        )
     sections += [data_section(data), settings_section(config, summary)]
     footer = (
         f"hegnn-forcefield {summary['versions']['hegnn-forcefield']} · lengths in Å, energies in eV"
@@ -201,6 +203,8 @@ def uncertainty_section(predictions: Predictions, calibrated_on: int) -> Section
         "within 2 σ (%; normal: 95)",
         "mean of (error / σ)²",
     ]
+    if not calibrated_on:
+        return Section(title, figures + table(header, rows))
     # The standard error of a standard deviation that is taken from so many numbers.
     share = 100.0 / math.sqrt(2.0 * calibrated_on)
     scale = note(

@@ -1,6 +1,7 @@
 """From a configuration to a trained, exported and tested potential: :func:`train`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from forcefield.display import make_display
-from forcefield.errors import ConfigError
-from forcefield.files import write_json, write_text
+from forcefield.errors import ConfigError, ForceFieldError
+from forcefield.files import write_json
 from training import run_folder, xtb, xtb_labels
-from training.checkpoints import mark_as_going_on
 from training.config import HardwareConfig, TrainConfig
-from training.config_io import dump_yaml
 from training.prepare import Prepared, prepare
 from training.run_folder import RunFolder
 from training.start import with_model_of_start
@@ -79,6 +78,7 @@ def train(
         folder = run_folder.reopen(config)
     else:
         folder = run_folder.check_new(config, overwrite)
+    undo: Callable[[], None] = lambda: None  # noqa: E731
     threads = torch.get_num_threads()
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -90,9 +90,7 @@ def train(
         if is_main:
             if resume:
                 run_folder.check_same_data(folder, description)
-                # Should it be killed: the results that it has are no longer those of its configuration.
-                mark_as_going_on(folder.path)
-                write_text(folder.config, dump_yaml(config))
+                undo = run_folder.go_on(folder, config)
             else:
                 run_folder.create(folder, config)
             write_json(folder.data, description)
@@ -128,6 +126,9 @@ def train(
         summary = {}
         if is_main:
             summary = _finish(prepared, description, learned, folder, result, accelerator)
+    except ForceFieldError:
+        undo()
+        raise
     finally:
         torch.set_num_threads(threads)
     return RunResult(folder, summary, result.stopped == "interrupted", prepared.split.warnings)
@@ -179,6 +180,8 @@ def _finish(
     uncertainty.calibrate(potential, *parts)
     finish.save(potential, folder, description, config, result)
     predictions, errors = finish.test(potential, prepared.graphs, device)
+    if parts[1] is not None and errors.get("uncertainty"):
+        errors["uncertainty"]["calibrated_on"] = len(parts[1].energy_errors)
     summary = finish.summarize(folder, prepared.graphs, result, errors, device)
     summary["xtb"] = learned
     write_json(folder.summary, summary)

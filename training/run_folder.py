@@ -1,17 +1,20 @@
 """The folder of a run: its files, and whether a run may start or continue in it."""
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forcefield.errors import ConfigError
 from forcefield.files import write_text
-from training.checkpoints import SUMMARY, read_checkpoint
+from training.checkpoints import SUMMARY, mark_as_going_on, read_checkpoint
 from training.config import TrainConfig
 from training.config_io import changed_keys, dump_yaml, read_yaml, validate
 from training.start import WEIGHTS, path_of_start
+from training.statistics import ISOLATED_ATOMS
 
 MAY_CHANGE = {
     "name",
@@ -33,12 +36,12 @@ MAY_CHANGE = {
 """Keys that may differ when a run is resumed."""
 
 FILES = (
-    *("config.yaml", "data.json", "log.csv", "summary.json", "report.html", "test_predictions.npz"),
+    *("data.json", "log.csv", "summary.json", "report.html", "test_predictions.npz"),
     *("potential.safetensors", "potential.pt", "potential-metatomic.pt", "backbone.safetensors"),
     *("start.safetensors", "checkpoints", "tensorboard", "xtb", "xtb.extxyz"),
-    *("xtb-starts.npz", "xtb-labelled.npz"),
+    *("xtb-starts.npz", "xtb-labelled.npz", "config.yaml"),
 )
-"""What a run leaves in its folder."""
+"""What a run leaves in its folder; the last one says that it is a run."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def check_new(config: TrainConfig, overwrite: bool) -> RunFolder:
     data = config.dataset
     for file in (data.source, data.valid_file, data.test_file, data.isolated_atoms_file):
         place = Path(file or "").expanduser().resolve()
-        if any(place.is_relative_to(folder.path.resolve() / name) for name in FILES):
+        if file and any(place.is_relative_to(folder.path.resolve() / name) for name in FILES):
             raise ConfigError(
                 f"{file} would be replaced by the run that is trained on it: give it another --name"
             )
@@ -177,7 +180,7 @@ def create(folder: RunFolder, config: TrainConfig) -> None:
     """
     for name in FILES:
         path = folder.path / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -268,6 +271,32 @@ def reopen(config: TrainConfig) -> RunFolder:
     return folder
 
 
+def go_on(folder: RunFolder, config: TrainConfig) -> Callable[[], None]:
+    """Write the configuration of a run that goes on, and mark its results as of before.
+
+    Should it be killed, they are not those of its configuration.
+
+    Returns:
+        What takes this back, for a run that fails before it has learned anything more.
+    """
+    files = [path for path in (folder.config, folder.summary) if path.is_file()]
+    before = {path: path.read_text(encoding="utf-8") for path in files}
+    learned = _stamp(folder.last)
+    mark_as_going_on(folder.path)
+    write_text(folder.config, dump_yaml(config))
+
+    def undo() -> None:
+        if _stamp(folder.last) == learned:
+            for path, text in before.items():
+                write_text(path, text)
+
+    return undo
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
 def check_same_data(folder: RunFolder, description: dict[str, Any]) -> None:
     """Compare the data of a resumed run with those it was started with.
 
@@ -276,10 +305,19 @@ def check_same_data(folder: RunFolder, description: dict[str, Any]) -> None:
     """
     if not folder.data.is_file():
         return
-    before = json.loads(folder.data.read_text(encoding="utf-8"))["sha256"]
+    kept = json.loads(folder.data.read_text(encoding="utf-8"))
+    before = kept["sha256"]
     if before != description["sha256"]:
         raise ConfigError(
             f"{folder.path} was started with other data: the frames from {description['source']} have "
             f"the hash {description['sha256'][:12]}, those of the run {before[:12]}. Restore the "
             "data, or start a new run with --name"
         )
+    isolated = [d.get("reference_energies_from") == ISOLATED_ATOMS for d in (kept, description)]
+    if any(isolated):
+        old, new = (d["reference_energies_eV"] for d in (kept, description))
+        if not all(isolated) or any(abs(old[z] - new.get(z, math.inf)) > 1e-6 for z in old):
+            raise ConfigError(
+                f"{folder.path} was started with other energies of isolated atoms: restore them, or start "
+                "a new run with --name"
+            )

@@ -9,6 +9,7 @@ from forcefield.errors import ConfigError, DataError
 from forcefield.readout import fit_reference_energies
 from training.datasets.frames import Frame
 
+ISOLATED_ATOMS = "isolated atoms in the data"
 LEAST_SQUARES = "least squares over the training frames"
 
 
@@ -58,7 +59,7 @@ def collect_statistics(
         references, source = _by_number(given, species), "given in the configuration"
     elif isolated_atoms and set(species) <= set(isolated_atoms):
         references = {z: float(isolated_atoms[z]) for z in species}
-        source = "isolated atoms in the data"
+        source = ISOLATED_ATOMS
     else:
         numbers = [frame.atomic_numbers for frame in frames]
         references = fit_reference_energies(numbers, [frame.energy for frame in frames])

@@ -255,6 +255,10 @@ def test_a_cell_that_stands_for_none_is_told_apart(float32_potential, ethanol):
     with pytest.raises(ConfigError, match=r"volume of 1 Å³ for 9 atoms.*periodic=False"):
         create_system(topology, float32_potential.path)
     create_system(topology, float32_potential.path, periodic=False)
+    # As a System gives its box: a list of three quantities.
+    system = openmm.System()
+    topology.setPeriodicBoxVectors(system.getDefaultPeriodicBoxVectors())
+    assert create_system(topology, float32_potential.path).usesPeriodicBoundaryConditions()
 
 
 def test_xml_of_another_plugin_is_refused(float32_potential, ethanol):

@@ -264,6 +264,24 @@ class TestFinishedRun:
         assert result.summary["train"]["epochs"] == 6
         run_quietly(tmp_path, "name=next", "epochs=1", f"start={tmp_path / 'killed'}")
 
+    def test_a_continuation_that_fails_at_once_leaves_the_run_as_it_was(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "same")
+        kept = {
+            name: (tmp_path / "same" / name).read_text() for name in ("summary.json", "config.yaml")
+        }
+        with pytest.raises(ConfigError, match=r"strategy=telepathy"):
+            run_quietly(tmp_path, "name=same", "epochs=6", "strategy=telepathy", resume=True)
+        for name, text in kept.items():
+            assert (tmp_path / "same" / name).read_text() == text
+
+    def test_checkpoints_behind_a_link_stay_and_the_run_is_replaced(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "linked")
+        (tmp_path / "linked" / "checkpoints").rename(tmp_path / "scratch")
+        (tmp_path / "linked" / "checkpoints").symlink_to(tmp_path / "scratch")
+        run_quietly(tmp_path, "name=linked", "epochs=1", overwrite=True)
+        assert (tmp_path / "scratch" / "last.ckpt").is_file()
+        assert len(read_history(tmp_path / "linked" / "log.csv")) == 1
+
     def test_a_run_goes_on_when_its_frames_have_moved_but_not_with_others(self, tmp_path):
         frames = tmp_path / "frames.npz"
         packaged = ROOT / "training" / "datasets" / "data" / "rmd17_ethanol_train_01.npz"

@@ -256,17 +256,20 @@ def _sounds_like_gradient(name: str) -> bool:
 
 def _mixed_states(structures: "list[Atoms]") -> list[str]:
     """What a person should know if frames of one composition differ in charge or spin."""
-    states: dict[tuple[bytes, str], set[float]] = {}
+    states: dict[tuple[bytes, str], set[int]] = {}
     for atoms in structures:
         labels = _labels(atoms)
         for name in _STATES:
             value = labels.get(name)
-            if isinstance(value, (int, float, np.integer, np.floating)):
+            if not isinstance(value, (int, float, np.integer, np.floating)):
+                continue
+            # Computed populations are not what the frame was computed for: those are whole numbers.
+            if np.isfinite(value) and abs(value - round(value)) < 1e-3:
                 composition = np.sort(atoms.numbers).tobytes()
-                states.setdefault((composition, name), set()).add(float(value))
+                states.setdefault((composition, name), set()).add(round(value))
     differing = {name: values for (_, name), values in states.items() if len(values) > 1}
     return [
-        f"frames of one composition differ in {name} ({', '.join(f'{v:g}' for v in sorted(values))}): the "
+        f"frames of one composition differ in {name} ({', '.join(map(str, sorted(values)))}): the "
         "network sees geometries only, train a potential for each"
         for name, values in differing.items()
     ]

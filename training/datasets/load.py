@@ -178,7 +178,8 @@ def _check_elements(parts: dict[str, list[Frame]], isolated: dict[int, float]) -
     if isolated and without:
         symbols = ", ".join(chemical_symbols[z] for z in without)
         return [
-            f"there are isolated atoms, but none of {symbols}: those of all elements are fitted instead"
+            f"there are isolated atoms, but none of {symbols}: those of all elements are fitted instead, "
+            "unless reference_energies gives them"
         ]
     return []
 

@@ -99,7 +99,9 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: a single array, not an npz archive")
         with archive:
-            cells = [name for name in archive.files if name.lower() in _CELLS]
+            # Exported molecules may say pbc=False, or have a cell of zeros.
+            named = [name for name in archive.files if name.lower() in _CELLS]
+            cells = [name for name in named if np.any(archive[name] != 0)]
             if cells:
                 raise DataError(
                     f"{path}: it holds a cell ({', '.join(cells)}), and npz files are read as molecules "
