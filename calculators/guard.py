@@ -16,6 +16,9 @@ CLOSE = 0.5
 COINCIDENT = 0.01
 """Å; below this two atoms are one by mistake."""
 
+MIN_VOLUME = 2.0
+"""Å³ per atom. Diamond has 5.7; a PDB file's cell of 1 Å³ stands for "no cell"."""
+
 
 def first_bad_atom(values: np.ndarray) -> int | None:
     """Index of the first row that holds NaN or infinity, None if every number is finite."""
@@ -26,8 +29,10 @@ def first_bad_atom(values: np.ndarray) -> int | None:
     return int(bad[0]) if len(bad) else None
 
 
-MIN_VOLUME = 2.0
-"""Å³ per atom. Diamond has 5.7; a PDB file's cell of 1 Å³ stands for "no cell"."""
+def volume_without_room(cell: np.ndarray, atoms: int) -> float | None:
+    """Volume of a cell (3, 3) that is too small for so many atoms, Å³; None for one that is not."""
+    volume = abs(float(np.linalg.det(cell)))
+    return volume if volume < MIN_VOLUME * atoms else None
 
 
 def check_positions(numbers: np.ndarray, positions: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from calculators.guard import MIN_VOLUME
+from calculators.guard import volume_without_room
 from calculators.openmm_forces import (
     ENERGY,
     FORCE,
@@ -105,8 +105,9 @@ def _check_volume(box: Any, atoms: int) -> None:
     """Refuse the cell of 1 Å³ by which some PDB files say that they have none."""
     angstrom = import_openmm().unit.angstrom
     # Three vectors, in a Quantity or each its own.
-    volume = abs(float(np.linalg.det(np.array([row.value_in_unit(angstrom) for row in box]))))
-    if volume < MIN_VOLUME * atoms:
+    cell = np.array([row.value_in_unit(angstrom) for row in box])
+    volume = volume_without_room(cell, atoms)
+    if volume is not None:
         raise ConfigError(
             f"the box has a volume of {volume:.3g} Å³ for {atoms} atoms; if it only stands for 'no box', "
             "as in some PDB files, say periodic=False"

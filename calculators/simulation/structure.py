@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import (  # type: ignore[import-untyped]
     connected_components,
 )
 
-from calculators.guard import MIN_VOLUME
+from calculators.guard import volume_without_room
 from calculators.simulation.settings import SimulationSettings
 from calculators.simulation.stability import Bonds, find_bonds
 from forcefield.errors import ConfigError, InvalidStructureError
@@ -130,8 +130,8 @@ def _check_periodicity(atoms: Atoms, settings: SimulationSettings) -> None:
             )
     if not atoms.pbc.all():
         return
-    volume = abs(float(np.linalg.det(atoms.cell.array)))
-    if volume < MIN_VOLUME * len(atoms):
+    volume = volume_without_room(atoms.cell.array, len(atoms))
+    if volume is not None:
         raise InvalidStructureError(
             f"the cell has a volume of {volume:.3g} Å³ for {len(atoms)} atoms; if it only stands for "
             "'no cell', as in some PDB files, add --isolated"
