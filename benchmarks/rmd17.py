@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, seed: int, output: str | Path) -> dict[st
         "threads": arguments.threads,
         "seed": seed,
         "torch": summary["versions"]["torch"],
-        "processor": summary["machine"]["processor"],
+        "processor": summary["machine"].get("gpu", summary["machine"]["processor"]),
     }
 
 
