@@ -45,6 +45,11 @@ class DatasetConfig(Section):
         default=None,
         description="test frames, likewise; empty: the published test part, else a tenth",
     )
+    split_seed: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="fixes which frames these are; empty: seed does, and runs with other seeds have other "
+        "frames, which members of a committee should not",
+    )
     valid_file: str | None = Field(
         default=None, description="file of validation frames, instead of a part of source"
     )
@@ -270,7 +275,8 @@ class TrainConfig(Section):
     xtb_charge: int = Field(default=0, description="charge of the molecules for GFN2-xTB, e")
     seed: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="fixes the initial weights, the order of frames, and splits made here",
+        description="fixes the initial weights, the order of frames, and the choice of frames (but for "
+        "dataset.split_seed)",
     )
     dataset: DatasetConfig
     model: ModelConfig = ModelConfig()

@@ -62,6 +62,17 @@ class Prepared:
         }
 
 
+def split_of(config: TrainConfig) -> Split:
+    """The frames that a configuration names.
+
+    Raises:
+        DataError: See :func:`training.datasets.load_split`.
+    """
+    options = config.dataset.model_dump(exclude={"source", "reference_energies", "split_seed"})
+    seed = config.dataset.split_seed
+    return load_split(config.dataset.source, seed=config.seed if seed is None else seed, **options)
+
+
 def prepare(config: TrainConfig, kept: Path | None = None) -> Prepared:
     """Load the data and build the potential with its initial weights.
 
@@ -73,8 +84,7 @@ def prepare(config: TrainConfig, kept: Path | None = None) -> Prepared:
         ConfigError: The weights that were asked for do not fit.
         DataError: See :func:`training.datasets.load_split`.
     """
-    options = config.dataset.model_dump(exclude={"source", "reference_energies"})
-    split = load_split(config.dataset.source, seed=config.seed, **options)
+    split = split_of(config)
     parts = {"train": split.train, "valid": split.valid, "test": split.test}
     graphs = {name: GraphDataset(frames, config.model.cutoff) for name, frames in parts.items()}
     statistics = collect_statistics(

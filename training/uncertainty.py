@@ -19,10 +19,11 @@ from forcefield.uncertainty import (
     has_uncertainty,
     predict_uncertainty,
 )
-from training.datasets import data_hash, load_split
+from training.datasets import data_hash
 from training.evaluate import Predictions
 from training.graphs import GraphDataset, evaluation_batches
 from training.last_layer import BATCH_ATOMS, rows, some
+from training.prepare import split_of
 from training.run_folder import RunFolder, check_same_data
 
 FloatArray = NDArray[np.float64]
@@ -180,8 +181,7 @@ def add_to_run(folder: str | Path, device: torch.device | str = "cpu") -> None:
     run = RunFolder(Path(folder))
     potential, header = load_potential(run.weights)
     config = run.read_config()
-    options = config.dataset.model_dump(exclude={"source", "reference_energies"})
-    split = load_split(config.dataset.source, seed=config.seed, **options)
+    split = split_of(config)
     every = [*split.train, *split.valid, *split.test]
     check_same_data(run, {"source": split.source, "sha256": data_hash(every)})
     parts = {"train": split.train, "valid": split.valid}

@@ -212,3 +212,18 @@ def test_wide_networks_that_know_something_take_smaller_steps(features, frames, 
     assert resolved.training.learning_rate == rate
     scratch = resolve(config, Start(None, ""), frames)
     assert scratch.training.learning_rate == FROM_RANDOM_WEIGHTS
+
+
+def test_members_of_a_committee_have_the_same_frames_and_other_weights():
+    def prepared(*more):
+        keys = ("dataset=rmd17:ethanol", "train=5", "valid=2", "test=0", "start=scratch", "lmax=1")
+        return prepare(load_config(None, [*keys, *more]))
+
+    def first_weights(member):
+        return next(member.potential.parameters())
+
+    first, second = prepared("split_seed=3", "seed=0"), prepared("split_seed=3", "seed=1")
+    assert first.describe()["sha256"] == second.describe()["sha256"]
+    assert not torch.equal(first_weights(first), first_weights(second))
+    assert first.describe()["sha256"] == prepared("seed=3").describe()["sha256"]
+    assert first.describe()["sha256"] != prepared("seed=1").describe()["sha256"]
