@@ -198,12 +198,14 @@ class Rows:
         jacobian: g, (n, 3, k), eV/Å.
         energy_errors: Prediction minus label, (b,), eV.
         forces_errors: (n, 3), eV/Å.
+        num_atoms: Of each frame, (b,).
     """
 
     features: Tensor
     jacobian: Tensor
     energy_errors: Tensor
     forces_errors: Tensor
+    num_atoms: Tensor
 
 
 def fit_posterior(train: Rows, valid: Rows) -> tuple[Tensor, Tensor, float]:

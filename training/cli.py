@@ -180,6 +180,8 @@ def _sort(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _print_result(folder: Path, summary: dict[str, Any], interrupted: bool) -> None:
     """The figures and paths that matter."""
+    from training.run_folder import RunFolder  # Torch comes with it.
+
     for part, title in (("valid", "validation"), ("test", "test")):
         errors = summary[part]
         if errors:
@@ -196,10 +198,14 @@ def _print_result(folder: Path, summary: dict[str, Any], interrupted: bool) -> N
     epochs, best = summary["train"]["epochs"], summary["train"]["best_epoch"]
     if interrupted:
         weights = f"those of epoch {best}" if best else "those at the moment of stopping"
+        more = f"Continue: train-potential {folder} --resume"
+        if not RunFolder(folder).last.is_file():
+            more = (
+                "There is no checkpoint yet, so --resume begins anew; to go on from these weights, start "
+                f"another run with --from {folder / 'potential.safetensors'}"
+            )
         typer.secho(
-            f"Stopped after {epochs} epochs; the weights above are {weights}. "
-            f"Continue: train-potential {folder} --resume",
-            fg="yellow",
+            f"Stopped after {epochs} epochs; the weights above are {weights}. {more}", fg="yellow"
         )
     elif summary["train"]["stopped"] == "early":
         typer.echo(f"Stopped early after {epochs} epochs; the weights are those of epoch {best}.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
@@ -176,10 +177,19 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def _trainer(hardware: HardwareConfig, **options: Any) -> pl.Trainer:
-    """Lightning's trainer; what it dislikes about the hardware is the user's to mend."""
+    """Lightning's trainer; what it dislikes about the hardware is the user's to mend.
+
+    It starts its processes itself, also in a job of SLURM, whose number of tasks may be that of another
+    program; by itself Lightning would take that for the number of its own processes.
+    """
     try:
-        return pl.Trainer(devices=hardware.devices, strategy=_strategy(hardware), **options)
-    except (ValueError, MisconfigurationException) as error:
+        return pl.Trainer(
+            devices=hardware.devices,
+            strategy=_strategy(hardware),
+            plugins=[LightningEnvironment()],
+            **options,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(
             f"Lightning cannot use hardware.strategy={hardware.strategy} with "
             f"hardware.devices={hardware.devices}: {error}"
@@ -208,9 +218,11 @@ def whether_to_compile(
 ) -> Literal["no", "try", "must"]:
     """Whether to compile the step: as the configuration says, else where that pays and can be done."""
     hardware = config.hardware
+    on_a_cpu = accelerator == "cpu"
+    if on_a_cpu and config.training.batch_size == 1:
+        return "no"  # A step of a single frame is not compiled there.
     if hardware.compile is not None:
         return "must" if hardware.compile else "no"
-    on_a_cpu = accelerator == "cpu"
     if hardware.devices > 1 or not worth_compiling(train, config.training, on_a_cpu):
         return "no"
     if not _has_compiler(on_a_cpu):
@@ -235,9 +247,7 @@ def worth_compiling(train: GraphDataset, settings: TrainingConfig, on_a_cpu: boo
         saved *= settings.epochs
     else:  # Three fifths of the time are saved.
         saved = 0.6 * 60.0 * settings.minutes
-    # On a CPU steps of a single frame are not compiled.
-    fits = not on_a_cpu or settings.batch_size > 1
-    return fits and saved > SECONDS_TO_COMPILE
+    return saved > SECONDS_TO_COMPILE
 
 
 def _has_compiler(on_a_cpu: bool) -> bool:

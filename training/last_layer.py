@@ -56,6 +56,7 @@ def rows(potential: Potential, dataset: GraphDataset, device: torch.device | str
             *features_and_jacobian(frozen, *inputs),
             prediction["energy"] - moved.energy,
             prediction["forces"] - moved.forces,
+            moved.num_atoms,
         )
         parts.append([tensor.cpu() for tensor in tensors])
     return Rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -110,9 +111,9 @@ def refit_for(
 def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:
     """Move the last layer's weights to where they fit best, in place, if validation frames agree.
 
-    Minimises Σ (ΔE / ε_E)² + Σ (ΔF / ε_F)² + s² |w - w0|² over the training rows, where ε are the root
-    mean square errors of the validation frames with the weights w0 so far; the validation frames
-    choose s², and whether anything is changed at all. Repeated while that makes the errors smaller:
+    Minimises Σ (ΔE / N ε_E)² + Σ (ΔF / ε_F)² + s² |w - w0|² over the training rows, energies per atom as in
+    the losses, where ε are the root mean square errors of the validation frames with the weights w0 so far;
+    these choose s², and whether anything is changed at all. Repeated while that makes the errors smaller:
     a shift of the energies hides at first how exact they are but for it.
 
     Args:
@@ -138,7 +139,7 @@ def refit(potential: Potential, train: Rows, valid: Rows) -> tuple[Rows, Rows]:
 
 def _best_change(train: Rows, valid: Rows, limit: float) -> Tensor | None:
     """Change of the last weights (k,) of at most ``limit``, None if validation is not better for any."""
-    noise = (_mean_square(valid.energy_errors), _mean_square(valid.forces_errors))
+    noise = (_mean_square(_per_atom(valid)), _mean_square(valid.forces_errors))
     precision, gradient = _normal_equations(train, noise)
     if not bool(torch.isfinite(precision).all() and torch.isfinite(gradient).all()):
         return None
@@ -165,20 +166,26 @@ def moved(part: Rows, change: Tensor) -> Rows:
         part.jacobian,
         part.energy_errors + part.features @ change,
         part.forces_errors + part.jacobian @ change,
+        part.num_atoms,
     )
 
 
 def _normal_equations(part: Rows, noise: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Matrix (k, k) and gradient (k,) of half the weighted sum of squares at no change."""
     jacobian = part.jacobian.flatten(0, 1)
-    precision = part.features.T @ part.features / noise[0] + jacobian.T @ jacobian / noise[1]
-    gradient = part.features.T @ part.energy_errors / noise[0]
+    features = part.features / part.num_atoms[:, None]
+    precision = features.T @ features / noise[0] + jacobian.T @ jacobian / noise[1]
+    gradient = features.T @ _per_atom(part) / noise[0]
     return precision, gradient + jacobian.T @ part.forces_errors.flatten() / noise[1]
 
 
 def _loss(part: Rows, noise: tuple[Tensor, Tensor]) -> float:
-    energy = part.energy_errors.square().mean() / noise[0]
+    energy = _per_atom(part).square().mean() / noise[0]
     return float(energy + part.forces_errors.square().mean() / noise[1])
+
+
+def _per_atom(part: Rows) -> Tensor:
+    return part.energy_errors / part.num_atoms
 
 
 def _mean_square(errors: Tensor) -> Tensor:

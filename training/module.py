@@ -100,6 +100,8 @@ class ForceFieldModule(pl.LightningModule):
         stress_errors = None
         if batch.stress is not None:
             stress_errors = labelled(prediction["stress"], batch) - batch.stress
+        # Validation frames may have stresses where no training frame has one; they choose nothing then.
+        if stress_errors is not None and self.with_stress:
             loss = loss + config.stress_weight * stress_loss(
                 stress_errors,
                 labelled(batch.graph.cell, batch),

@@ -236,12 +236,15 @@ def reopen(config: TrainConfig) -> RunFolder:
         raise ConfigError(f"no run to resume in {folder.path}: leave --resume out to start one")
     changed = changed_keys(folder.read_config(), config)
     refused = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+    if "hardware.devices" in changed and config.training.minutes is None:
+        # Steps, by which the learning rate falls, are counted on all devices together.
+        refused["hardware.devices"] = changed["hardware.devices"]
     if refused:
         lines = [f"  {key}: was {old!r}, now {new!r}" for key, (old, new) in refused.items()]
         raise ConfigError(
             f"{folder.path} was started with other settings; only training.epochs, training.minutes, "
-            "hardware (but for its precision) and the places of files may change on resume:\n"
-            + "\n".join(lines)
+            "hardware (but for its precision, and devices without minutes) and the places of files may "
+            "change on resume:\n" + "\n".join(lines)
         )
     summary = folder.read_summary().get("train", {})
     if summary.get("stopped") == "complete" and config.training.minutes is not None:
@@ -314,7 +317,7 @@ def check_same_data(folder: RunFolder, description: dict[str, Any]) -> None:
             "data, or start a new run with --name"
         )
     isolated = [d.get("reference_energies_from") == ISOLATED_ATOMS for d in (kept, description)]
-    if any(isolated):
+    if "reference_energies_from" in description and any(isolated):
         old, new = (d["reference_energies_eV"] for d in (kept, description))
         if not all(isolated) or any(abs(old[z] - new.get(z, math.inf)) > 1e-6 for z in old):
             raise ConfigError(

@@ -308,6 +308,9 @@ class TestFinishedRun:
             )
         assert "training.learning_rate: was 0.005, now 0.1" in str(caught.value)
         assert "threads" not in str(caught.value)
+        # Steps on several devices are fewer, and the learning rate falls with the steps.
+        with pytest.raises(ConfigError, match=r"hardware\.devices: was 1, now 2"):
+            run_quietly(finished[0].parent, "name=first", "epochs=8", "devices=2", resume=True)
 
     def test_export_again_from_weights_and_from_checkpoints(self, finished, tmp_path):
         shutil.copytree(finished[0], tmp_path / "cut-off")
@@ -383,6 +386,7 @@ class TestInterruption:
         printed, errors = process.communicate(timeout=120)
         assert process.returncode == 130, errors
         assert "at the moment of stopping" in printed
+        assert "no checkpoint yet, so --resume begins anew" in " ".join(printed.split())
         assert load_exported(folder / "potential.pt").species == [1, 6, 8]
         assert "before the first epoch" in (folder / "report.html").read_text()
 
@@ -712,6 +716,16 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     one, two = (rows_without_time(tmp_path / name) for name in ("one", "two"))
     for row, other in zip(one, two, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_a_job_of_slurm_with_tasks_for_another_program(tmp_path, monkeypatch):
+    for name, value in (("NTASKS", "8"), ("JOB_NAME", "train"), ("JOB_ID", "1"), ("PROCID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert run_quietly(tmp_path, "epochs=1").summary["train"]["epochs"] == 1
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(ConfigError, match=r"copy 4 of a training .* start it once"):
+        run_quietly(tmp_path, "epochs=1", "name=copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_without_validation_and_without_test_frames(tmp_path):

@@ -1,6 +1,7 @@
 """Estimated errors of a trained potential: in its files, its calculator, its report; and committees."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from training.evaluate import Predictions, predict
 from training.graphs import GraphDataset
 from training.last_layer import rows
 from training.report import uncertainty_section
+from training.statistics import ISOLATED_ATOMS
 from training.uncertainty import (
     Comparison,
     add_to_run,
@@ -53,6 +55,17 @@ def predictions(run, split):
     potential, _ = load_potential(run / "potential.safetensors")
     dataset = GraphDataset(split.test, potential.cutoff)
     return with_uncertainty(predict(potential, dataset, "cpu"), potential, dataset, "cpu")
+
+
+def test_an_estimate_is_added_to_a_run_with_isolated_atoms(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    data = json.loads((folder / "data.json").read_text())
+    data["reference_energies_from"] = ISOLATED_ATOMS
+    (folder / "data.json").write_text(json.dumps(data))
+    before = (folder / "potential.safetensors").read_bytes()
+    add_to_run(folder)
+    assert (folder / "potential.safetensors").read_bytes() == before
 
 
 def as_atoms(frame) -> Atoms:

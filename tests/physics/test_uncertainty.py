@@ -1,5 +1,7 @@
 """Estimated errors against linear regression done by hand, and under the symmetries of space."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,7 @@ def rows_of(potential, structures, seed=0):
         jacobian,
         0.02 * torch.randn(len(features), generator=generator, dtype=torch.float64),
         0.1 * torch.randn(jacobian.shape[:2], generator=generator, dtype=torch.float64),
+        torch.tensor([len(structure.numbers) for structure in structures]),
     )
 
 
@@ -161,7 +164,7 @@ def test_the_prior_is_the_likeliest_for_the_validation_frames(ethanol):
     inverse = torch.linalg.inv(precision + 1e-4 * torch.trace(precision) * identity)
     sigma = torch.einsum("nck,kl,ncl->n", validation.jacobian, inverse, validation.jacobian).sqrt()
     errors = validation.forces_errors * 10.0 * sigma.unsqueeze(1)
-    validation = Rows(validation.features, validation.jacobian, validation.energy_errors, errors)
+    validation = replace(validation, forces_errors=errors)
 
     def likelihood(prior):
         energy_noise = validation.energy_errors.square().mean()
@@ -230,7 +233,7 @@ def test_forces_that_vanish_by_symmetry_do_not_spoil_the_scale(ethanol):
     jacobian, errors = validation.jacobian.clone(), validation.forces_errors.clone()
     jacobian[:3] = 1e-20
     errors[:3] = 1e-5
-    symmetric = Rows(validation.features, jacobian, validation.energy_errors, errors)
+    symmetric = replace(validation, jacobian=jacobian, forces_errors=errors)
     _, others, _ = fit_posterior(training, symmetric)
     assert torch.isfinite(others).all()
     assert 0.5 < others[1] / scales[1] < 2.0
@@ -242,7 +245,7 @@ def test_what_cannot_be_calibrated(ethanol):
     none = Rows(*(tensor[:0] for tensor in vars(rows).values()))
     with pytest.raises(ConfigError, match="validation frames"):
         fit_posterior(rows, none)
-    broken = Rows(rows.features, rows.jacobian, rows.energy_errors * np.nan, rows.forces_errors)
+    broken = replace(rows, energy_errors=rows.energy_errors * np.nan)
     with pytest.raises(ConfigError, match="not finite"):
         fit_posterior(rows, broken)
 

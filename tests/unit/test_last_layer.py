@@ -95,3 +95,21 @@ def test_errors_that_are_not_finite_change_nothing(trained, ethanol):
     before = potential.readout.network[2].weight.clone()
     refit(potential, part, part)
     assert torch.equal(before, potential.readout.network[2].weight)
+
+
+def test_structures_of_different_size_weigh_alike(trained, ethanol):
+    """As in the losses: two copies of a molecule far from each other, one frame, count as one does."""
+    change = []
+    for copies in (1, 2):
+        potential = restrict_species(trained, [1, 6, 8]).eval()
+        given = [
+            rows(potential, labelled(potential, ethanol, 20, seed, 0.02), "cpu") for seed in (0, 1)
+        ]
+        for part in given:
+            for values in (part.features, part.energy_errors, part.num_atoms):
+                values[::2] *= copies
+        before = potential.readout.network[2].weight.clone()
+        refit(potential, *given)
+        change.append(potential.readout.network[2].weight.detach() - before.detach())
+    assert float(change[0].abs().max()) > 0
+    torch.testing.assert_close(*change, rtol=1e-3, atol=1e-6)

@@ -1,6 +1,6 @@
 """Training of the backbone on several levels of theory at once.
 
-    python -m training.pretraining.backbone OUT --xtb labelled.npz ... --qm7x qm7x.npz --hours 1
+    python -m training.pretraining.backbone OUT --xtb labelled.npz ... --qm7x qm7x.npz --set minutes=60
 
 One representation serves all levels; each level has a readout of its own, because levels differ in
 their energies of bonds far more than in what makes one environment different from another. What is

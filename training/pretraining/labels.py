@@ -99,6 +99,11 @@ def main(
     ):
         for found in bar:
             labelled += found
+    if not labelled:
+        raise SystemExit(
+            f"GFN2-xTB labelled none of {len(tasks)} molecules: it does not describe them with the charge "
+            f"{charge}"
+        )
     save_structures(labelled, out)
     typer.echo(f"{len(labelled)} labelled geometries -> {out}")
 
