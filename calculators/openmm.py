@@ -87,7 +87,7 @@ def create_system(
             "topology.setPeriodicBoxVectors(...), or leave periodic out"
         )
     if box is not None and is_periodic(topology, options.get("periodic")):
-        _check_volume(box, topology.getNumAtoms())
+        check_volume(box, topology.getNumAtoms())
     force = choose_engine(engine)(potential, topology, **options)
     system = openmm.System()
     for atom in topology.atoms():
@@ -101,8 +101,16 @@ def create_system(
     return system
 
 
-def _check_volume(box: Any, atoms: int) -> None:
-    """Refuse the cell of 1 Å³ by which some PDB files say that they have none."""
+def check_volume(box: Any, atoms: int) -> None:
+    """Refuse the cell of 1 Å³ by which some PDB files say that they have none.
+
+    Args:
+        box: Box vectors of a topology.
+        atoms: Their number.
+
+    Raises:
+        ConfigError: They have no room in it.
+    """
     angstrom = import_openmm().unit.angstrom
     # Three vectors, in a Quantity or each its own.
     cell = np.array([row.value_in_unit(angstrom) for row in box])

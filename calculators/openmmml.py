@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calculators.evaluator import DEFAULT_MAX_FORCE, open_potential
+from calculators.openmm import check_volume
 from calculators.openmm_forces import python_force
+from calculators.openmm_region import connect_molecules
 from forcefield.errors import ConfigError
 from forcefield.neighbors import DEFAULT_SKIN
 
@@ -83,7 +85,7 @@ class HEGNNPotentialImpl:
         max_force: float = DEFAULT_MAX_FORCE,
         **options: Any,
     ) -> None:
-        """Add a PythonForce.
+        """Add a PythonForce, and in a box bonds without energy, by which a barostat knows molecules.
 
         Args:
             topology: Of the System, link atoms included.
@@ -100,6 +102,7 @@ class HEGNNPotentialImpl:
             ConfigError: Unknown option or precision.
             CheckpointError, UnknownElementError: As for :func:`calculators.openmm.torch_force`.
         """
+        atoms = None if atoms is None else list(atoms)
         unknown = sorted(set(options) - OF_EMBEDDINGS)
         if unknown:
             raise ConfigError(
@@ -114,6 +117,9 @@ class HEGNNPotentialImpl:
         periodic = (
             topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
         )
+        box = topology.getPeriodicBoxVectors()
+        if box is not None and periodic:
+            check_volume(box, topology.getNumAtoms())
         force = python_force(
             open_potential(self.path, str(device), PRECISIONS[precision]),
             topology,
@@ -124,6 +130,11 @@ class HEGNNPotentialImpl:
             force_group=forceGroup,
         )
         system.addForce(force)
+        # For an interpolated system openmm-ml keeps forces of an empty System, which has no molecules.
+        if periodic and system.getNumParticles() == topology.getNumAtoms():
+            described = set(range(topology.getNumAtoms()) if atoms is None else atoms)
+            bonds = ((a.index, b.index) for a, b in topology.bonds())
+            connect_molecules(system, [pair for pair in bonds if described.issuperset(pair)])
 
     def getSupportedEmbeddings(self) -> list[str]:  # noqa: N802
         """No embedding of its own: those of openmm-ml serve."""

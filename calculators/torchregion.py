@@ -207,15 +207,19 @@ class Region(torch.nn.Module):
         """Whether a bad structure is one that a minimiser tries out, and not the next step.
 
         A line search begins with a jump, of some Å for a small molecule, and comes back by halves. A
-        simulation moves by steps, into a bad structure and further on.
+        simulation moves by steps, however long, into a bad structure and further on.
         """
         trials = int(self.trials)
         if trials >= self.most_trials:
             return False
         later = torch.cat([points.unsqueeze(0), self.history[:-1]])
         moved = (later - self.history).square().sum(2).amax(1)  # NaN from nowhere
-        if trials > 0 and bool(moved[0] < self.step):
-            return False
+        if trials > 0:
+            good = self.history[trials]  # A line search comes back to it, a simulation goes on.
+            before = (self.history[0] - good).square().sum(1).amax()
+            now = (points - good).square().sum(1).amax()
+            if bool(torch.logical_or(moved[0] < self.step, now > before)):
+                return False
         return bool((moved > self.jump).any())
 
     def turned_down(self, positions: Tensor) -> tuple[Tensor, Tensor]:

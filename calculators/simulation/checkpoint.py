@@ -53,6 +53,7 @@ class Checkpoint:
             "numbers": np.array(json.dumps(numbers)),
             "start_numbers": self.atoms.numbers,
             "start_positions": self.atoms.positions,
+            "start_velocities": self.atoms.get_velocities(),
             "start_masses": self.atoms.get_masses(),
             "start_cell": self.atoms.cell.array,
             "start_pbc": self.atoms.pbc,
@@ -97,6 +98,8 @@ class Checkpoint:
             cell=arrays["start_cell"],
             pbc=arrays["start_pbc"],
         )
+        if "start_velocities" in arrays:  # Not in those of older versions.
+            atoms.set_velocities(arrays["start_velocities"])
         extra = {
             name.removeprefix("engine_"): value
             for name, value in arrays.items()

@@ -140,6 +140,7 @@ def simulate_potential(
     before = _written(checkpoints)
     try:
         settings = _settings(given, out, resume, overwrite)
+        settings.check_effect(given)
         from calculators.simulation.run import simulate
 
         result = simulate(

@@ -121,9 +121,22 @@ def thermalises_centre(settings: SimulationSettings) -> bool:
 def removes_rotation(atoms: Atoms, settings: SimulationSettings) -> bool:
     """Whether the run is without angular momentum: at constant energy, outside a cell.
 
-    With a thermostat rotation belongs to the ensemble.
+    With a thermostat rotation belongs to the ensemble. Velocities from a file may have one, or none, as
+    those of another such run.
     """
-    return settings.ensemble == "nve" and settings.velocities == "thermal" and not atoms.pbc.any()
+    if settings.ensemble != "nve" or atoms.pbc.any():
+        return False
+    return settings.velocities != "file" or not _rotates(atoms)
+
+
+def _rotates(atoms: Atoms) -> bool:
+    """Whether the atoms have an angular momentum, beyond what a file's digits leave of none."""
+    masses, positions, velocities = atoms.get_masses(), atoms.positions, atoms.get_velocities()
+    drift = masses @ velocities / masses.sum()
+    lengths = np.linalg.norm(positions - masses @ positions / masses.sum(), axis=1)
+    largest = float(masses @ (lengths * np.linalg.norm(velocities - drift, axis=1)))
+    momentum = angular_momentum(masses, positions, velocities - drift)
+    return bool(np.linalg.norm(momentum) > 1e-4 * max(largest, 1e-12))
 
 
 def rotational_freedom(atoms: Atoms) -> int:

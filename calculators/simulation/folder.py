@@ -1,7 +1,9 @@
 """The folder of a simulation: its files, and whether a new one may begin in it."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +121,33 @@ def check_new(folder: SimulationFolder, inputs: Iterable[str], overwrite: bool) 
                 f"{source} belongs to the simulation that --overwrite would remove: choose another "
                 "--out, or copy the file to somewhere else first"
             )
+
+
+@contextmanager
+def alone_in(folder: SimulationFolder) -> Iterator[None]:
+    """Hold a folder, so that two processes do not write into its files.
+
+    Where a file system or Windows knows no such locks, nothing is held.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    try:
+        import fcntl
+
+        opened = os.open(folder.path, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is writing into {folder.path}: wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # Some network file systems lock no folders.
+        yield
+    finally:
+        os.close(opened)

@@ -97,16 +97,13 @@ class OpenMMEngine:
         )
         for index, mass in enumerate(atoms.get_masses().tolist()):
             system.setParticleMass(index, mass)
-        seeds = np.random.SeedSequence([settings.seed, 1]).generate_state(2) % (2**31 - 1) + 1
-        if settings.ensemble == "npt":
-            self._add_barostat(system, int(seeds[0]))
+        self.barostat = self._add_barostat(system) if settings.ensemble == "npt" else None
         self.integrator = self._make_integrator(degrees_of_freedom(atoms, settings))
-        if hasattr(self.integrator, "setRandomNumberSeed"):
-            self.integrator.setRandomNumberSeed(int(seeds[1]))
+        self._seed(0)
         self.platform = openmm_platform(settings.platform)[0]
         properties = {
             "CPU": {"Threads": str(settings.threads or 1)},
-            "CUDA": {"Precision": "mixed"},
+            **{name: {"Precision": "mixed"} for name in ("CUDA", "OpenCL", "HIP")},
         }
         self.context = openmm.Context(
             system,
@@ -128,13 +125,26 @@ class OpenMMEngine:
             settings.temperature, settings.friction, settings.timestep
         )
 
-    def _add_barostat(self, system: Any, seed: int) -> None:
+    def _add_barostat(self, system: Any) -> Any:
         openmm, settings = self._openmm, self.settings
         barostat = openmm.MonteCarloBarostat(
             settings.pressure, settings.temperature, BAROSTAT_INTERVAL
         )
-        barostat.setRandomNumberSeed(seed)
-        system.addForce(barostat)
+        return system.getForce(system.addForce(barostat))
+
+    def _seed(self, step: int) -> bool:
+        """Seed what draws random numbers, which a new Context takes up; False if nothing does.
+
+        By the step, too: a continued run does not draw those of its beginning again.
+        """
+        entropy = [self.settings.seed, 1, step] if step else [self.settings.seed, 1]
+        seeds = np.random.SeedSequence(entropy).generate_state(2) % (2**31 - 1) + 1
+        if self.barostat is not None:
+            self.barostat.setRandomNumberSeed(int(seeds[0]))
+        if hasattr(self.integrator, "setRandomNumberSeed"):
+            self.integrator.setRandomNumberSeed(int(seeds[1]))
+            return True
+        return self.barostat is not None
 
     def advance(self, steps: int) -> None:
         """Integrate; see :class:`~calculators.simulation.engine.Engine`."""
@@ -193,6 +203,8 @@ class OpenMMEngine:
 
     def restore(self, state: State) -> None:
         """Go on from a state; exactly, if it is one of this platform and version."""
+        if state.step and self._seed(state.step):
+            self.context.reinitialize()
         if self.periodic and state.cell is not None:
             self.context.setPeriodicBoxVectors(*(state.cell / LENGTH))
         try:
@@ -204,8 +216,16 @@ class OpenMMEngine:
         self.context.setVelocities(state.velocities / VELOCITY)
         self.context.setStepCount(state.step)
         self.context.setTime(state.step * self.settings.timestep)
-        if "checkpoint" in state.extra and str(state.extra["platform"]) == self._kind():
+        made_by = str(state.extra.get("platform", ""))
+        if made_by == self._kind():
             self.context.loadCheckpoint(state.extra["checkpoint"].tobytes())
+        elif made_by:
+            log.warning(
+                "the checkpoint is one of the platform %s, this is %s: positions and velocities go on, "
+                "random numbers and the state of a thermostat begin anew",
+                made_by,
+                self._kind(),
+            )
         self.step = state.step
         self._moved = False
 

@@ -12,7 +12,7 @@ from ase import Atoms
 
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.engine import Sample
-from calculators.simulation.folder import SimulationFolder, check_new
+from calculators.simulation.folder import SimulationFolder, alone_in, check_new
 from calculators.simulation.plots import write_plot
 from calculators.simulation.record import read_energies
 from calculators.simulation.resume import check_continuation
@@ -22,7 +22,7 @@ from calculators.simulation.start import Run, begin, load_potential, reopen, thr
 from calculators.simulation.structure import prepare_structure, read_structure
 from calculators.simulation.summary import summarize
 from forcefield.display import Display, Progress, make_display
-from forcefield.errors import ForceFieldError, NonFiniteForceError
+from forcefield.errors import EngineError, ForceFieldError, NonFiniteForceError
 from forcefield.files import write_json, write_with
 from forcefield.interrupt import StopRequest
 
@@ -92,21 +92,25 @@ def simulate(
             would be replaced; or the settings do not fit the structure, or not the run that is to be
             continued.
         CheckpointError: The potential or the checkpoint cannot be read.
-        UnknownElementError, InvalidStructureError, NonFiniteForceError, EngineError: Found before
-            the first step.
+        UnknownElementError, InvalidStructureError, NonFiniteForceError: Found before the first step.
+        EngineError: Likewise, or the engine itself failed on the way (a GPU out of memory); ``resume`` goes
+            on from the last checkpoint then.
     """
     folder = SimulationFolder(Path(out))
-    if resume:
-        check_continuation(folder, settings)
-        atoms = Checkpoint.load(folder.checkpoint).atoms
-    else:
-        inputs = [name for name in (settings.potential, settings.structure) if name]
-        check_new(folder, inputs, overwrite)
-        if structure is None:
-            structure = read_structure(Path(settings.structure))
-        atoms = prepare_structure(structure, settings)
-    potential = load_potential(settings)
-    with threads(settings, len(atoms)):
+    with contextlib.ExitStack() as held:
+        if folder.path.is_dir():
+            held.enter_context(alone_in(folder))
+        if resume:
+            check_continuation(folder, settings)
+            atoms = Checkpoint.load(folder.checkpoint).atoms
+        else:
+            inputs = [name for name in (settings.potential, settings.structure) if name]
+            check_new(folder, inputs, overwrite)
+            if structure is None:
+                structure = read_structure(Path(settings.structure))
+            atoms = prepare_structure(structure, settings)
+        potential = load_potential(settings)
+        held.enter_context(threads(settings, len(atoms)))
         if resume:
             run = reopen(settings, folder, potential)
         else:
@@ -118,7 +122,7 @@ def simulate(
             run.record.close()
             if display is not None:
                 display.close()
-    return _finish(run, end, plot)
+        return _finish(run, end, plot)
 
 
 def _advance(run: Run, display: Display | None) -> _End:
@@ -136,6 +140,8 @@ def _advance(run: Run, display: Display | None) -> _End:
                 if engine.step == target:
                     run.last = _sample(run)
                     record.add(run.last)
+            except EngineError:
+                raise  # A lost GPU says nothing about the molecule; --resume goes on.
             except ForceFieldError as error:
                 _keep_failed(run)
                 sentence = " ".join(str(error).split())

@@ -4,7 +4,7 @@ The descriptions of the fields are the documentation: ``simulate-potential --hel
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Annotated, Any, Literal
 
@@ -133,6 +133,28 @@ class SimulationSettings(BaseModel):
                 f"{self.ensemble} needs a temperature above 0 K; to look for a minimum use --relax"
             )
         return self
+
+    def check_effect(self, given: Iterable[str]) -> None:
+        """Refuse settings that this kind of run does not look at.
+
+        Args:
+            given: Names of those that the user gave.
+
+        Raises:
+            ConfigError: Names one, and what it is for.
+        """
+        nve = self.ensemble == "nve"
+        without = {
+            "pressure": self.ensemble != "npt" and "--ensemble npt",
+            "thermostat": nve and "--ensemble nvt or npt",
+            "friction": nve and "--ensemble nvt or npt",
+            "force": self.engine == "ase" and "--engine openmm",
+        }
+        for name in given:
+            if without.get(name):
+                raise ConfigError(
+                    f"--{name} has no effect here: it is for {without[name]}; leave it out, or choose that"
+                )
 
     @property
     def steps(self) -> int:

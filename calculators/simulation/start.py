@@ -33,7 +33,7 @@ from calculators.simulation.stability import Bonds, find_bonds
 from calculators.simulation.structure import file_hash, molecular_bonds, molecules
 from calculators.simulation.summary import describe_atoms
 from calculators.simulation.topology import name_residues, openmm_topology, write_pdb
-from calculators.simulation.trajectory import open_trajectory
+from calculators.simulation.trajectory import check_writable, open_trajectory
 from forcefield.errors import EngineError, NonFiniteForceError
 from forcefield.export import ExportedPotential
 from forcefield.files import write_json
@@ -43,6 +43,9 @@ from forcefield.uncertainty import check_uncertainty
 RELAXED, RELAXATION_STEPS = 0.01, 500
 """eV/Å, largest force at which a minimisation ends, and steps after which it gives up."""
 
+
+FILES = ("potential", "structure")
+"""Settings that name files."""
 
 VERSIONED = ("ase", "openmm", "numpy", "vesin")
 """Packages whose versions are kept with a simulation."""
@@ -145,12 +148,14 @@ def begin(
     first = engine.sample()
     if not first.is_finite():
         raise NonFiniteForceError("the energy of the starting structure is not finite")
+    check_writable(settings)
+    values = _settings_values(settings, atoms, potential, engine)
     folder.path.mkdir(parents=True, exist_ok=True)
     # The settings are replaced, never gone: without them nobody may write into the folder again.
     for path in folder.all_files():
         if path != folder.settings:
             path.unlink(missing_ok=True)
-    _write_settings(settings, folder, atoms, potential, engine)
+    write_json(folder.settings, values)
     found = find_bonds(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
     residues = name_residues(atoms, molecules(atoms, found))
     write_pdb(folder.topology, atoms, residues, found.pairs)
@@ -177,7 +182,8 @@ def reopen(
     engine.restore(checkpoint.state)
     record = _make_record(settings, folder, atoms, checkpoint.bonds, potential, checkpoint.mark)
     values = json.loads(folder.settings.read_text(encoding="utf-8"))
-    values["settings"] |= settings.model_dump(mode="json")
+    values["settings"] |= _with_absolute_paths(settings)
+    values["steps"] = settings.steps
     write_json(folder.settings, values)
     folder.failed.unlink(missing_ok=True)
     return Run(settings, folder, atoms, engine, record, checkpoint.pace, engine.sample())
@@ -246,31 +252,27 @@ def _make_record(
     return Record(folder, settings, atoms, bonds, freedom, trajectory, uncertainty, mark)
 
 
-def _write_settings(
-    settings: SimulationSettings,
-    folder: SimulationFolder,
-    atoms: Atoms,
-    potential: ExportedPotential,
-    engine: Engine,
-) -> None:
-    """settings.json: what was asked for, and what it was resolved to."""
+def _settings_values(
+    settings: SimulationSettings, atoms: Atoms, potential: ExportedPotential, engine: Engine
+) -> dict[str, Any]:
+    """Contents of settings.json: what was asked for, and what it was resolved to."""
+    values = _with_absolute_paths(settings)
+    files: dict[str, Any] = {
+        name: {"sha256": file_hash(Path(values[name]))} for name in FILES if values[name]
+    }
+    return {
+        "settings": values,
+        "steps": settings.steps,
+        "engine": engine.describe(),
+        "degrees_of_freedom": degrees_of_freedom(atoms, settings),
+        "structure": files.get("structure", {}) | describe_atoms(atoms),
+        "potential": files["potential"] | {"header": potential.metadata},
+        "versions": versions(VERSIONED),
+        "machine": machine(potential.device.type),
+    }
+
+
+def _with_absolute_paths(settings: SimulationSettings) -> dict[str, Any]:
+    """Settings for JSON, which serve from another folder, too."""
     values = settings.model_dump(mode="json")
-    files: dict[str, Any] = {}
-    for name in ("potential", "structure"):
-        if values[name]:
-            path = Path(values[name]).resolve()
-            values[name] = str(path)
-            files[name] = {"sha256": file_hash(path)}
-    write_json(
-        folder.settings,
-        {
-            "settings": values,
-            "steps": settings.steps,
-            "engine": engine.describe(),
-            "degrees_of_freedom": degrees_of_freedom(atoms, settings),
-            "structure": files.get("structure", {}) | describe_atoms(atoms),
-            "potential": files["potential"] | {"header": potential.metadata},
-            "versions": versions(VERSIONED),
-            "machine": machine(potential.device.type),
-        },
-    )
+    return values | {name: str(Path(values[name]).resolve()) for name in FILES if values[name]}

@@ -63,6 +63,27 @@ def open_trajectory(
     return ExtxyzWriter(path, atoms, settings, size is not None)
 
 
+def check_writable(settings: SimulationSettings) -> None:
+    """Find out before anything is replaced.
+
+    Raises:
+        EngineError: What writes files of the format is not installed.
+    """
+    if settings.format == "xtc":
+        _import_app()
+
+
+def _import_app() -> Any:
+    try:
+        from openmm import app
+    except ImportError as error:
+        raise EngineError(
+            f"xtc files are written by OpenMM, which cannot be imported ({error}); choose "
+            "--format dcd"
+        ) from error
+    return app
+
+
 def cut(path: Path, size: int) -> None:
     """Shorten a file to the length that it had at a checkpoint.
 
@@ -177,13 +198,7 @@ class XTCWriter:
     def __init__(
         self, path: Path, settings: SimulationSettings, topology: Any, append: bool
     ) -> None:
-        try:
-            from openmm import app
-        except ImportError as error:
-            raise EngineError(
-                f"xtc files are written by OpenMM, which cannot be imported ({error}); choose "
-                "--format dcd"
-            ) from error
+        app = _import_app()
         self._path = path
         if not append:
             path.unlink(missing_ok=True)

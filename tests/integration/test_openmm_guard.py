@@ -195,6 +195,35 @@ def test_what_is_only_tried_out_is_turned_down(engine, float64_potential, ethano
     assert context.getStepCount() <= 1
 
 
+def test_a_torch_force_knows_long_steps_into_bad_structures(float64_potential, ethanol):
+    """A line search comes back from a bad structure; a simulation with too long a step goes on."""
+    moved, limit = far_off(float64_potential.eager, ethanol)
+    way = moved.positions - ethanol.positions
+
+    def on_the_way(factor):
+        atoms = ethanol.copy()
+        atoms.positions += factor * way
+        bad = np.linalg.norm(eager(float64_potential.eager, atoms)[1], axis=1).max() > limit
+        return atoms, bad
+
+    # By more than what is taken for standing still.
+    further = next(f for f in np.linspace(1.2, 2.0, 20) if on_the_way(f)[1])
+    nearer = next(f for f in np.linspace(0.8, 0.3, 20) if on_the_way(f)[1])
+    system = create_system(topology_of(ethanol), float64_potential.path, "torch", max_force=limit)
+    context = context_of(system, ethanol)
+    evaluate(context)
+    for factor in (1.0, nearer):
+        context.setPositions(on_the_way(factor)[0].positions * unit.angstrom)
+        assert evaluate(context)[0] * ENERGY == pytest.approx(1e10)
+    context.setPositions(ethanol.positions * unit.angstrom)
+    evaluate(context)
+    context.setPositions(moved.positions * unit.angstrom)
+    assert evaluate(context)[0] * ENERGY == pytest.approx(1e10)
+    context.setPositions(on_the_way(further)[0].positions * unit.angstrom)
+    with pytest.raises(openmm.OpenMMException, match="AbsurdForceError"):
+        evaluate(context)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_minimisation_of_a_strained_molecule(engine):
     """The first jump of OpenMM's minimiser is of the order of Å, whatever the molecule."""

@@ -52,7 +52,7 @@ def test_our_module_can_be_imported_first():
 
 def test_a_whole_system(path, potential, float32_potential, ethanol, water_box):
     for atoms in (ethanol, water_box):
-        topology = topology_of(atoms)
+        topology = topology_of(atoms, bonds=True)
         system = potential.createSystem(topology)
         assert system.usesPeriodicBoundaryConditions() == bool(atoms.pbc.all())
         expected = evaluate(context_of(create_system(topology, path, "python"), atoms))
@@ -61,6 +61,8 @@ def test_a_whole_system(path, potential, float32_potential, ethanol, water_box):
         np.testing.assert_allclose(forces, expected[1], atol=1e-10)
     context = context_of(system, atoms)
     context.getIntegrator().step(3)
+    # A barostat moves molecules as a whole.
+    assert [len(molecule) for molecule in context.getMolecules()] == [3] * (len(atoms) // 3)
     single = openmmml.MLPotential("hegnn", modelPath=str(float32_potential.path))
     energies = [
         evaluate(context_of(single.createSystem(topology, precision=precision), atoms))[0]
@@ -126,6 +128,10 @@ def test_mistakes_are_named(path, potential, ethanol, tmp_path):
         potential.createSystem(topology, cutoff=1.0)
     with pytest.raises(ConfigError, match="'single' or 'double', found 'half'"):
         potential.createSystem(topology, precision="half")
+    topology.setPeriodicBoxVectors(0.1 * np.eye(3))
+    with pytest.raises(ConfigError, match="the box has a volume of 1 Å³"):
+        potential.createSystem(topology)
+    topology.setPeriodicBoxVectors(None)
     missing = openmmml.MLPotential("hegnn", modelPath=tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError, match=r"nothing\.pt"):
         missing.createSystem(topology)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from typer.testing import CliRunner
 
 from calculators import PotentialCalculator
 from calculators.simulation import SimulationResult, SimulationSettings, make_settings, simulate
+from calculators.simulation.ase_engine import ASEEngine
 from calculators.simulation.checkpoint import Checkpoint
 from calculators.simulation.cli import EXIT_FAILED, EXIT_MISTAKE, app
+from calculators.simulation.folder import SimulationFolder, alone_in
 from calculators.simulation.record import read_energies
 from calculators.simulation.stability import TOLERANCE
+from calculators.simulation.start import make_engine
 from calculators.simulation.trajectory import read_dcd
-from forcefield import export_potential, load_potential
-from forcefield.errors import CheckpointError, ConfigError
+from forcefield import export_potential, load_exported, load_potential
+from forcefield.errors import CheckpointError, ConfigError, EngineError
 from forcefield.pieces import MANY_PAIRS
 from tests.integration.conftest import way_of
 
@@ -361,6 +365,8 @@ MISTAKES = {
     "platform of ASE": (["--platform", "reference", "--engine", "ase"], "auto, cpu or cuda"),
     "no velocities": (["--velocities", "file"], "--velocities file"),
     "no error estimate": (["--uncertainty"], "holds no error estimate"),
+    "no barostat": (["--pressure", "1kbar"], "--pressure has no effect here"),
+    "no thermostat": (["--friction", "2/ps", "--ensemble", "nve"], "it is for --ensemble nvt"),
     "nothing to continue": (["--resume"], "nothing to continue"),
     "contradiction": (["--resume", "--overwrite"], "exclude each other"),
 }
@@ -470,6 +476,77 @@ def test_a_start_that_was_interrupted_can_be_repeated(float32_potential, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             run(engine="ase", time="0.005ps", overwrite=True)
     assert run(engine="ase", time="0.005ps", overwrite=True).outcome == "complete"
+
+
+def test_a_writer_that_is_missing_does_not_cost_the_old_run(
+    float32_potential, tmp_path, monkeypatch
+):
+    run = partial(simulate_with, float32_potential.path, tmp_path / "run", molecule("H2O"))
+    first = run(engine="ase", time="0.005ps")
+    before = contents(first)
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(EngineError, match=r"xtc files are written by OpenMM.*--format dcd"):
+        run(engine="ase", time="0.005ps", format="xtc", overwrite=True)
+    assert contents(first) == before
+
+
+def test_an_engine_that_fails_is_no_collapse_of_the_molecule(
+    float32_potential, tmp_path, monkeypatch
+):
+    run = partial(simulate_with, float32_potential.path, tmp_path / "run", engine="ase")
+
+    def lost(self, steps):
+        raise EngineError("OpenMM stopped: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ASEEngine, "advance", lost)
+        with pytest.raises(EngineError, match="out of memory"):
+            run(molecule("H2O"))
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert run(None, resume=True).outcome == "complete"
+
+
+def test_one_process_at_a_time_in_a_folder(float32_potential, tmp_path):
+    run = partial(simulate_with, float32_potential.path, tmp_path / "run", engine="ase")
+    run(molecule("H2O"), time="0.005ps")
+    with alone_in(SimulationFolder(tmp_path / "run")):
+        with pytest.raises(ConfigError, match="another process is writing into"):
+            run(None, resume=True)
+        with pytest.raises(ConfigError, match="another process is writing into"):
+            run(molecule("H2O"), overwrite=True)
+    assert run(None, resume=True).outcome == "complete"
+
+
+def test_a_continued_run_keeps_paths_that_serve_from_anywhere(
+    float32_potential, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    simulate_with(float32_potential.path, out, molecule("H2O"), engine="ase", time="0.005ps")
+    monkeypatch.chdir(float32_potential.path.parent)
+    name = Path(float32_potential.path.name)
+    simulate_with(name, out, None, engine="ase", time="0.01ps", resume=True)
+    stored = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    assert stored["settings"]["potential"] == str(float32_potential.path.resolve())
+    assert stored["steps"] == 20
+
+
+def test_a_checkpoint_of_another_platform_goes_on_with_other_random_numbers(
+    float32_potential, tmp_path, caplog
+):
+    run = partial(simulate_with, float32_potential.path, tmp_path / "run", engine="openmm")
+    run(molecule("H2O"), time="0.005ps")
+    checkpoint = Checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    settings = make_settings({"potential": str(float32_potential.path), "every": 5})
+    engine = make_engine(settings, checkpoint.atoms, load_exported(float32_potential.path))
+    seed = engine.integrator.getRandomNumberSeed()
+    engine.restore(checkpoint.state)
+    assert not caplog.records
+    other = {**checkpoint.state.extra, "platform": np.array("CUDA of OpenMM 1.0")}
+    engine.restore(replace(checkpoint.state, extra=other))
+    assert "random numbers and the state of a thermostat begin anew" in caplog.text
+    assert engine.integrator.getRandomNumberSeed() != seed
+    engine.advance(2)
+    assert engine.step == 12
 
 
 def test_a_large_system_goes_in_pieces_by_itself(general, tmp_path, monkeypatch):

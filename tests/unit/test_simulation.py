@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
+from ase.io import write
 
 from calculators.simulation.engine import (
     Sample,
@@ -211,17 +212,12 @@ def test_the_cell_of_a_molecule_can_be_ignored():
         ("CH3CH2OH", {"ensemble": "nve"}, 21),
         ("CH3CH2OH", {"ensemble": "nvt"}, 24),
         ("CO2", {"ensemble": "nve"}, 4),
-        ("CH3CH2OH", {"ensemble": "nve", "velocities": "file"}, 24),
     ],
 )
 def test_starting_velocities(name, values, freedom):
     atoms = molecule(name)
     settings = settings_of(temperature=300, **values)
     assert degrees_of_freedom(atoms, settings) == freedom
-    if settings.velocities == "file":
-        with pytest.raises(ConfigError, match=r"final\.extxyz"):
-            starting_velocities(atoms, settings)
-        return
     masses = atoms.get_masses()
     kinetic = []
     for seed in range(400):
@@ -233,6 +229,20 @@ def test_starting_velocities(name, values, freedom):
     expected = 0.5 * freedom * units.kB * 300.0
     # Of 400 values with the relative width sqrt(2 / freedom)
     assert np.mean(kinetic) == pytest.approx(expected, rel=4 * np.sqrt(2 / freedom / 400))
+
+
+@pytest.mark.parametrize(("before", "freedom"), [("nve", 21), ("nvt", 24)])
+def test_angular_momentum_of_velocities_from_a_file(before, freedom, tmp_path):
+    atoms = molecule("CH3CH2OH")
+    settings = settings_of(ensemble="nve", velocities="file")
+    with pytest.raises(ConfigError, match=r"final\.extxyz"):
+        starting_velocities(atoms, settings)
+    assert degrees_of_freedom(atoms, settings_of(ensemble="nve", velocities="zero")) == 21
+    atoms.set_velocities(starting_velocities(atoms, settings_of(ensemble=before)))
+    write(tmp_path / "final.extxyz", atoms)
+    read_again = read_structure(tmp_path / "final.extxyz")
+    assert degrees_of_freedom(read_again, settings) == freedom
+    assert degrees_of_freedom(read_again, settings_of(ensemble="nvt", velocities="file")) == 24
 
 
 def test_nose_hoover_heats_what_it_is_told_to():
