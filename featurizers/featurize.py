@@ -1,5 +1,6 @@
 """From trajectory files to one file of features, piece by piece: what ``featurize-trajectory`` does."""
 
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -115,17 +116,25 @@ def featurize(
         "architecture": featurizer.backbone.architecture,
         WEIGHTS_HASH: featurizer.backbone.sha256,
     }
+    # What a file will hold: numpy's indices as lists, and an error for what JSON does not know.
+    description = json.loads(json.dumps(description, default=_as_list))
+    if resume and out.exists() and out.suffix not in NPZ:
+        files = _in_the_order_of(out, files)
+        description["sources"] = [str(file.resolve()) for file in files]
     totals = [_length(file, stride) for file in files]
     stop = StopRequest("this piece")
     meter = _Meter(totals, make_display(10.0) if show_progress else None)
     try:
         with _store(out, description, resume) as store, stop.listening():
             for k, file in enumerate(files):
-                if stop.requested or store.is_complete(k):
-                    meter.skip(store.frames(k))
-                    continue
                 done = store.frames(k)
                 meter.skip(done)
+                if done and not stop.requested:
+                    _check_same_frame(featurizer, file, top, stride, atoms, store, k, options)
+                # A trajectory may have grown since, that of a simulation that was running then.
+                complete = store.is_complete(k) and totals[k] in (None, done)
+                if stop.requested or complete:
+                    continue
                 # Stopped behind its last piece: mdtraj cannot skip all frames of an XTC or TRR.
                 if done and done == totals[k]:
                     store.complete(k)
@@ -246,7 +255,57 @@ def _check_same(out: Path, store: FeatureStore, description: dict[str, Any]) -> 
                 f"{out} was started with other settings: {key} was {before.get(key)}, now "
                 f"{description[key]}"
             )
-    store.describe({**before, "sources": new})
+    known = before.get("frame_time_ps")
+    time = description["frame_time_ps"] if known is None else known
+    store.describe({**before, "sources": new, "frame_time_ps": time})
+
+
+def _in_the_order_of(out: Path, files: Sequence[Path]) -> list[Path]:
+    """The files with those first that are in a file of features, as they are there."""
+    with open_store(out) as store:
+        old = store.description.get("sources", [])
+    by_name = {str(file.resolve()): file for file in files}
+    if len(by_name) < len(files) or not set(old) <= set(by_name):
+        return list(files)  # Which is an error, or the caller's own order.
+    return [by_name[name] for name in [*old, *(name for name in by_name if name not in old)]]
+
+
+def _check_same_frame(
+    featurizer: TrajectoryFeaturizer,
+    file: Path,
+    top: str | Path | None,
+    stride: int,
+    atoms: list[int] | None,
+    store: "Store",
+    trajectory: int,
+    options: Options,
+) -> None:
+    """Featurise the last frame that is there once more: a file of that name may be another one by now."""
+    last = store.frames(trajectory) - 1
+    before = store.read(trajectory, slice(last, last + 1))
+    pieces = featurizer.stream_file(
+        file, top, chunk=1, stride=stride, skip=last * stride, atom_indices=atoms, **options
+    )
+    now = next(_named(pieces, file), None)
+    if now is None or not len(now):
+        raise DataError(
+            f"{file} has fewer frames than the {last + 1} that were featurised: begin again with "
+            "--overwrite"
+        )
+    for name in ("scalars", "positions"):
+        old, new = getattr(before, name), getattr(now, name)[:1]
+        if not np.allclose(old, new, rtol=1e-2, atol=1e-2 * float(np.abs(old).max(initial=0.0))):
+            raise ConfigError(
+                f"{file} is not the trajectory that was featurised, its frame {last * stride} is another "
+                "one: begin again with --overwrite"
+            )
+
+
+def _as_list(value: Any) -> Any:
+    """Arrays and numbers of numpy for JSON."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be written into a file")
 
 
 def _same_time(before: float | None, now: float | None) -> bool:
@@ -297,6 +356,7 @@ def _look_at(
         rounding = 4.0 * float(np.spacing(np.float32(abs(begin.time[1]))))
         if found <= rounding:
             continue
+        found = _shortest_decimal(found, rounding)
         if interval is None:
             interval = found, file
         elif abs(found - interval[0]) > 0.01 * found + rounding:
@@ -306,6 +366,15 @@ def _look_at(
             )
     assert first is not None
     return atoms, None if interval is None else interval[0], first
+
+
+def _shortest_decimal(value: float, error: float) -> float:
+    """The number with the fewest digits within an error: what somebody has set."""
+    for digits in range(1, 17):
+        short = float(f"{value:.{digits}g}")
+        if abs(short - value) <= error:
+            return short
+    return value
 
 
 def _select(topology: Any, selection: str | None) -> list[int] | None:

@@ -49,7 +49,11 @@ def featurize_trajectory(
         Path | None, typer.Option(help="Topology, such as a PDB file; some formats have their own.")
     ] = None,
     tokens: Annotated[
-        str, typer.Option(help="residue, atom, ca, molecule, or a JSON file of atom groups.")
+        str,
+        typer.Option(
+            help="residue, atom, ca, molecule, or a JSON file of atom groups, whose indices count the "
+            "atoms that --select keeps."
+        ),
     ] = "residue",
     pooling: Annotated[str, typer.Option(help="sum or mean of the atoms of a token.")] = "sum",
     hydrogens: Annotated[

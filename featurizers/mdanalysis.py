@@ -58,7 +58,9 @@ def pieces(atoms: Any, chunk: int = 1000, stride: int = 1) -> "Iterator[Trajecto
 
 
 def topology_of(group: Any) -> "Topology":
-    """The topology of a group of atoms: segments become chains; bonds are taken over if there are any.
+    """The topology of a group of atoms: segments become chains.
+
+    Bonds are taken over; where there are none, those of standard residues are added.
 
     Raises:
         UnknownElementError: See :func:`pieces`.
@@ -94,4 +96,6 @@ def topology_of(group: Any) -> "Topology":
         one, other = (made.get(atom.ix) for atom in bond)
         if one is not None and other is not None:
             topology.add_bond(one, other)
+    if not topology.n_bonds:
+        topology.create_standard_bonds()
     return topology

@@ -11,6 +11,7 @@ is written again.
 """
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class FeatureStore:
         return name in self.root and bool(self.root[name].attrs["complete"])
 
     def append(self, trajectory: int, features: TrajectoryFeatures) -> None:
-        """Add frames behind those that are there."""
+        """Add frames behind those that are there; there may be more until :meth:`complete` is called."""
         name = f"trajectories/{trajectory}"
         if name not in self.root:
             self._create(name, features)
@@ -124,6 +125,7 @@ class FeatureStore:
             group[array].resize((stop, *values.shape[1:]))
             group[array][start:stop] = values
         group.attrs["frames"] = stop
+        group.attrs["complete"] = False
         if hasattr(self.root, "flush"):
             self.root.flush()
 
@@ -280,7 +282,7 @@ def _read_npz(path: Path) -> FeatureSet:
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     description = json.loads(str(arrays.pop("description", "{}")))
     _check_format(path, description)

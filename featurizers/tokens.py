@@ -3,6 +3,7 @@
 Shapes: atoms ``n``, tokens ``t``.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -25,7 +26,8 @@ TokenKind = Literal["atom", "residue", "ca", "molecule"]
 """What becomes one token."""
 
 Beads = Mapping[str, Sequence[int]]
-"""A mapping of one's own: name of each token, and its atoms by their index in the topology."""
+"""A mapping of one's own: name of each token, and its atoms by their index in the topology, of those atoms
+that were selected."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def assign_tokens(topology: "Topology", kind: TokenKind | Beads, hydrogens: bool
     """Divide the atoms of a topology into tokens, in the topology's order.
 
     Labels are mdtraj's names (``ALA2-CA``, ``ALA2``, ``ACE1-NME3`` for a molecule from its first to
-    its last residue), behind the chain's name and a colon if there are several chains.
+    its last residue), behind the chain's name and a colon if there are several chains, and with a number
+    where names are not unique (``MOL1-C#2``).
 
     Args:
         topology: Of the trajectory.
@@ -124,8 +127,19 @@ def assign_tokens(topology: "Topology", kind: TokenKind | Beads, hydrogens: bool
     return Tokens(
         atoms=np.array([k for _, atoms in members for k in atoms], dtype=np.int64),
         token_of=np.repeat(np.arange(len(members)), [len(atoms) for _, atoms in members]),
-        labels=tuple(label for label, _ in members),
+        labels=_told_apart([label for label, _ in members]),
     )
+
+
+def _told_apart(labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels that occur several times with a number behind them, as atoms that all are called C."""
+    several = {label for label, number in Counter(labels).items() if number > 1}
+    seen: Counter[str] = Counter()
+    told = []
+    for label in labels:
+        seen[label] += 1
+        told.append(f"{label}#{seen[label]}" if label in several else label)
+    return tuple(told)
 
 
 Member = tuple[str, list[int]]

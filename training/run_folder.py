@@ -311,8 +311,9 @@ def check_same_data(folder: RunFolder, description: dict[str, Any]) -> None:
     kept = json.loads(folder.data.read_text(encoding="utf-8"))
     before = kept["sha256"]
     if before != description["sha256"]:
+        source = description.get("source") or ", ".join(description["sources"])
         raise ConfigError(
-            f"{folder.path} was started with other data: the frames from {description['source']} have "
+            f"{folder.path} was started with other data: the frames from {source} have "
             f"the hash {description['sha256'][:12]}, those of the run {before[:12]}. Restore the "
             "data, or start a new run with --name"
         )

@@ -22,6 +22,10 @@ VALIDATION_PARTS = 5
 """Parts that the frames of a training are divided into; one of them is held out for validation."""
 
 
+SMALLEST_FOLD = 0.5
+"""Smallest test of whole trajectories, in units of an equal share of the frames."""
+
+
 @dataclass(frozen=True, order=True)
 class Block:
     """Frames start, ..., stop - 1, all of one trajectory."""
@@ -72,8 +76,9 @@ def cross_validation(blocks: Sequence[Block], lag: int, folds: int) -> list[Spli
     """Divide frames so that each is a test frame once.
 
     With at least as many blocks as folds, whole blocks are test frames, in folds of about the same
-    number of frames. With fewer, each is cut into as many pieces in time as there are folds; the k-th
-    piece of each makes up the k-th test, and the frames less than a lag away from it are left out.
+    number of frames. With fewer, or where some fold would have less than half of its share, each is cut
+    into as many pieces in time as there are folds; the k-th piece of each makes up the k-th test, and the
+    frames less than a lag away from it are left out.
 
     Args:
         blocks: What to divide, such as :func:`whole_trajectories`.
@@ -105,7 +110,10 @@ def hold_out(blocks: Sequence[Block], lag: int) -> Split:
 
 def _divide(blocks: Sequence[Block], lag: int, folds: int, what: str) -> list[Split]:
     """The divisions of :func:`cross_validation`; ``what`` they are, for the message."""
-    tests = _whole(blocks, folds) if len(blocks) >= folds else _pieces(blocks, folds)
+    tests = _whole(blocks, folds)
+    share = sum(map(_length, blocks)) / folds
+    if min(sum(map(_length, test)) for test in tests) < SMALLEST_FOLD * share:
+        tests = _pieces(blocks, folds)
     splits = [Split(tuple(_outside(blocks, test, lag)), tuple(test)) for test in tests]
     parts = [part for split in splits for part in (split.train, split.test)]
     least = min(len(lagged_pairs(part, lag)) for part in parts)

@@ -200,9 +200,12 @@ def _check_lag(
             f"the lag of {clock.text(lag)} is longer than the trajectories, of which the longest has "
             f"{longest} frames ({clock.text(longest)})"
         )
-    # The training frames of each fold are divided again, for validation.
-    for split in cross_validation(blocks, lag, settings.folds):
-        hold_out(split.train, lag)
+    splits = cross_validation(blocks, lag, settings.folds)
+    if settings.method == "linear":
+        return
+    # The training frames of each fold are divided again, for validation, and so are all in the end.
+    for train in (*(split.train for split in splits), blocks):
+        hold_out(train, lag)
 
 
 def _lags(lag: int, longest: int) -> list[int]:

@@ -59,6 +59,7 @@ def read_back(
     """
     import mdtraj
 
+    periodic = features.periodic is not False
     found: dict[int, Trajectory] = {}
     dihedrals: list[np.ndarray] = []
     wanted = set(chosen)
@@ -74,7 +75,7 @@ def read_back(
                 found[frame] = piece[frame - position]
             position += len(piece)
             if atoms is not None:
-                dihedrals.append(mdtraj.compute_dihedrals(piece, atoms))
+                dihedrals.append(mdtraj.compute_dihedrals(piece, atoms, periodic))
             elif position > last:
                 break
         else:
@@ -85,7 +86,7 @@ def read_back(
                 )
     structures = mdtraj.join([found[frame] for frame in chosen])
     cell = structures.unitcell_vectors is not None
-    structures.xyz = whole(structures, cell and features.periodic is not False)
+    structures.xyz = whole(structures, cell and periodic)
     return structures, np.concatenate(dihedrals) if dihedrals else None
 
 

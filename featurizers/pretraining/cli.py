@@ -82,7 +82,8 @@ def pretrain_featurizer(
         fail(error)
     at_level = result.summary["unexplained_at_level_A"]
     shares = ", ".join(f"{share:.0%} at {level} Å" for level, share in at_level.items())
-    typer.echo(f"noise not explained, molecules held out: {shares}")
+    held = result.summary["data"]["held_out"]
+    typer.echo(f"noise not explained, {held} held out: {shares}")
     typer.echo(f"backbone: {out / WEIGHTS}")
     typer.echo(f"  report: {result.folder.report}")
     if result.interrupted:

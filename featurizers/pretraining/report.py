@@ -35,7 +35,8 @@ def write_report(folder: RunFolder, config: TrainConfig, summary: dict[str, Any]
             "How much of the noise is found",
             figure_html(
                 curves(history, at_level),
-                "Share of the variance of the noise that is not predicted, on held-out molecules. "
+                "Share of the variance of the noise that is not predicted, on "
+                f"{data['held_out']} held out. "
                 "Without an answer it is 1.",
             ),
         ),

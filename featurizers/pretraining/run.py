@@ -1,7 +1,7 @@
 """From geometries to a backbone that featurises: :func:`pretrain`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from featurizers.pretraining.denoising import (
     disturbed,
 )
 from featurizers.pretraining.report import write_report
-from featurizers.pretraining.structures import divide, read_geometries
+from featurizers.pretraining.structures import divide, holds_out_molecules, read_geometries
 from forcefield.display import make_display
-from forcefield.errors import ConfigError, DataError
+from forcefield.errors import ConfigError, DataError, ForceFieldError
 from forcefield.files import write_json
 from forcefield.machine import versions
 from training import run_folder
@@ -89,6 +89,7 @@ def pretrain(
         )
     accelerator = choose_accelerator(config.hardware)
     folder = run_folder.reopen(config) if resume else run_folder.check_new(config, overwrite)
+    undo: Callable[[], None] = lambda: None  # noqa: E731
     threads = torch.get_num_threads()
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -110,8 +111,11 @@ def pretrain(
         denoiser.to(getattr(torch, config.hardware.precision))
         description = _description(sources, structures, train, valid, levels, copies)
         description["sha256"] = data_hash(frames)
+        whole = holds_out_molecules(description["molecules"], held_out)
+        description["held_out"] = "molecules" if whole else "geometries of the same molecules"
         if resume:
             run_folder.check_same_data(folder, description)
+            undo = run_folder.go_on(folder, config)
         else:
             run_folder.create(folder, config)
         write_json(folder.data, description)
@@ -149,6 +153,9 @@ def pretrain(
             "parameters": sum(p.numel() for p in denoiser.representation.parameters()),
             "versions": versions(VERSIONED),
         }
+    except ForceFieldError:
+        undo()
+        raise
     finally:
         torch.set_num_threads(threads)
     backbone = Backbone(denoiser.representation, built, denoiser.species, config.name)

@@ -33,8 +33,11 @@ def read_geometries(path: Path) -> list[Structure]:
             structures = _read_npz(path)
         else:
             structures = _read_ase(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # ASE's readers differ in what they raise.
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read ({reason})") from error
     if not structures:
         raise DataError(f"{path} holds no geometries")
     return structures
@@ -70,7 +73,8 @@ def divide(
 ) -> tuple[list[Structure], list[Structure]]:
     """Training and validation structures; a molecule is in one of them only.
 
-    If there are too few molecules for that, every so many-th structure is held out.
+    If there are too few molecules for that, every so many-th structure is held out
+    (:func:`holds_out_molecules`).
 
     Args:
         structures: Of any molecules.
@@ -79,7 +83,7 @@ def divide(
     """
     names = sorted({structure.molecule for structure in structures})
     count = round(held_out * len(names))
-    if count:
+    if holds_out_molecules(len(names), held_out):
         np.random.default_rng(seed).shuffle(names)
         held = set(names[:count])
         chosen = [structure.molecule in held for structure in structures]
@@ -89,3 +93,13 @@ def divide(
     train = [s for s, out in zip(structures, chosen, strict=True) if not out]
     valid = [s for s, out in zip(structures, chosen, strict=True) if out]
     return train, valid
+
+
+def holds_out_molecules(number: int, held_out: float) -> bool:
+    """Whether whole molecules are held out, of so many.
+
+    Args:
+        number: Of molecules.
+        held_out: Share of them to validate on.
+    """
+    return round(held_out * number) > 0

@@ -594,3 +594,14 @@ def test_times_are_written_as_people_read_them():
 def test_times_do_not_depend_on_the_lags_unit():
     values = [AnalysisSettings(text).lag_frames(1.0) for text in ("2000fs", "2ps", "0.002ns")]
     assert all(a == b == 2 for a, b in pairwise(values))
+
+
+def test_a_short_trajectory_is_not_all_there_is_to_validate_on():
+    blocks = whole_trajectories((0, 1000, 2000, 3000, 4000, 4040))
+    split = hold_out(blocks, 10)
+    assert sum(block.length for block in split.test) == pytest.approx(4040 / 5, rel=0.01)
+    for part in cross_validation(blocks, 10, 5):
+        assert sum(block.length for block in part.test) == pytest.approx(4040 / 5, rel=0.01)
+    # Of about the same length they stay whole.
+    blocks = whole_trajectories((0, 1000, 1900, 3000, 4000, 5000))
+    assert {len(part.test) for part in cross_validation(blocks, 10, 5)} == {1}

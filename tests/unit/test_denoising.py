@@ -116,6 +116,9 @@ def test_geometries_come_from_many_formats(tmp_path):
     (tmp_path / "d.xyz").write_text("nothing\n")
     with pytest.raises(DataError, match=r"d\.xyz"):
         read_geometries(tmp_path / "d.xyz")
+    (tmp_path / "g.nothing").write_text("")
+    with pytest.raises(DataError, match=r"g\.nothing cannot be read"):
+        read_geometries(tmp_path / "g.nothing")
     with pytest.raises(DataError, match="no such file"):
         read_geometries(tmp_path / "e.xyz")
     write(tmp_path / "f.extxyz", [atoms[0], Atoms("He", cell=[3.0] * 3, pbc=True)])
@@ -155,6 +158,10 @@ class TestCommand:
         again = self.run(*command)
         assert again.exit_code == 2
         assert "holds a run already" in again.output
+        other = self.run(*command, "--copies", 3, "--resume", "--set", "epochs=26")
+        assert other.exit_code == 2
+        assert "started with other data: the frames from molecules.extxyz" in other.output
+        assert "molecules held out: " in result.output
         more = self.run(*command, "--resume", "--set", "epochs=26")
         assert more.exit_code == 0, more.output
         log = (out / "log.csv").read_text(encoding="utf-8").splitlines()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from featurizers import TrajectoryFeaturizer
 from featurizers.features import concatenate
-from featurizers.featurize import featurize
+from featurizers.featurize import _shortest_decimal, featurize
 from featurizers.featurize_cli import app
 from featurizers.store import FeatureStore, open_store, read_features, write_features
 from forcefield.errors import ConfigError, DataError, UnknownElementError
@@ -347,3 +347,57 @@ class TestCommand:
         walk.save(str(tmp_path / "md.dcd"))
         self.run(tmp_path / "md.dcd", *arguments, "--out", tmp_path / "b.h5", "--quiet")
         assert read_features(tmp_path / "b.h5").frame_time is None
+
+
+def test_a_file_of_that_name_with_other_frames_is_not_gone_on_with(hegnn, files, tmp_path):
+    sources, top = files
+    out = tmp_path / "features.h5"
+    interrupted = featurize(hegnn, sources, out, top)
+    assert not interrupted.interrupted
+    walk = mdtraj.load(str(sources[1]), top=str(top))
+    longer = mdtraj.join([walk, walk[:3]])
+    longer.save(str(sources[1]))  # As a simulation leaves it that went on meanwhile.
+    assert featurize(hegnn, sources, out, top, resume=True).frames == 37
+    expected = hegnn.transform(longer, tokens="atom")
+    close(read_features(out).trajectories[1].scalars, expected.scalars)
+    walk[:5].save(str(sources[1]))
+    with pytest.raises(DataError, match="fewer frames than the 14 that were featurised"):
+        featurize(hegnn, sources, out, top, resume=True)
+    longer[::-1].save(str(sources[1]))
+    with pytest.raises(ConfigError, match="is not the trajectory that was featurised"):
+        featurize(hegnn, sources, out, top, resume=True)
+
+
+def test_the_order_of_files_and_a_time_that_was_not_known(hegnn, files, tmp_path):
+    sources, top = files
+    out = tmp_path / "features.h5"
+    featurize(hegnn, sources[1:], out, top)
+    assert read_features(out).frame_time is None
+    # The shell sorts run-10 before run-2.
+    featurize(hegnn, sources, out, top, resume=True, frame_time=2.0)
+    features = read_features(out)
+    assert [len(part) for part in features.trajectories] == [11, 23]
+    assert features.frame_time == 2.0
+
+
+def test_groups_of_atoms_as_numpy_has_them(hegnn, files, tmp_path):
+    sources, top = files
+    tokens = {"head": np.array([0, 1, 2]), "tail": (3, 4)}
+    for name in ("features.h5", "features.npz"):
+        featurize(hegnn, sources[:1], tmp_path / name, top, tokens=tokens)
+        assert read_features(tmp_path / name).description["options"]["tokens"]["head"] == [0, 1, 2]
+    more = featurize(hegnn, sources, tmp_path / "features.h5", top, tokens=tokens, resume=True)
+    assert more.frames == 34
+    before = (tmp_path / "features.h5").read_bytes()
+    (tmp_path / "half.npz").write_bytes((tmp_path / "features.npz").read_bytes()[:2000])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_features(tmp_path / "half.npz")
+    assert (tmp_path / "features.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [(0.19921875, 0.0078, 0.2), (1.0000001, 5e-7, 1.0), (0.5, 1e-7, 0.5), (12.3456, 1e-4, 12.3456)],
+)
+def test_times_are_what_somebody_has_set(value, error, expected):
+    assert _shortest_decimal(value, error) == expected

@@ -15,6 +15,7 @@ import featurizers.edges
 from featurizers import TrajectoryFeatures, TrajectoryFeaturizer
 from featurizers.analysis.frames import join
 from featurizers.analysis.sources import read_back
+from featurizers.images import whole
 from featurizers.store import FeatureSet
 from featurizers.tokens import assign_tokens
 from featurizers.trajectory import read_pieces
@@ -417,6 +418,48 @@ def test_positions_of_molecules_that_the_cell_cuts(hegnn, tmp_path):
     close(
         actual.positions - actual.positions[:, :1], expected.positions - expected.positions[:, :1]
     )
+
+
+@pytest.mark.parametrize("bonds", [True, False])
+def test_a_protein_in_a_cell_is_in_one_piece_also_without_bonds(bonds):
+    """GRO files have none, nor have universes of MDAnalysis that were read from them."""
+    path = Path(__file__).parents[2] / "examples" / "alanine_dipeptide.pdb"
+    peptide = mdtraj.load(str(path))
+    if not bonds:
+        peptide.topology._bonds = []
+    expected = peptide.xyz[0].astype(float)
+    size = np.ptp(expected, axis=0).max()
+    cell = np.diag([1.2 * size, 1.3 * size, 1.5 * size])
+    # The whole molecule, and one with a face of the cell through its middle.
+    for place in (expected.min(axis=0) - 0.01, expected.mean(axis=0)):
+        peptide.xyz = np.mod(expected - place, np.diag(cell))[None]
+        peptide.unitcell_vectors = cell[None]
+        found = whole(peptide, True)[0]
+        np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-5)
+
+
+def test_a_second_molecule_stays_beside_the_first():
+    """By its centre: the first atoms of the two are further from each other than half the cell."""
+    rod = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.2, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    positions = np.concatenate([rod, np.add(rod[::-1], (0.35, 0.1, 0.0))])
+    topology = mdtraj.Topology()
+    for _ in range(2):
+        residue = topology.add_residue("LIG", topology.add_chain())
+        for _ in range(4):
+            topology.add_atom("C", mdtraj.element.carbon, residue)
+    trajectory = mdtraj.Trajectory(positions[None], topology)
+    trajectory.unitcell_vectors = np.diag([0.75, 0.9, 0.9])[None]
+    np.testing.assert_allclose(whole(trajectory, True)[0], positions, atol=1e-6)
+
+
+def test_tokens_of_one_name_are_told_apart(hegnn, walk):
+    topology = walk.topology.copy()
+    for atom in topology.atoms:
+        atom.name = atom.element.symbol
+    labels = assign_tokens(topology, "atom").labels
+    assert len(set(labels)) == len(labels) == 9
+    assert sum("-C#" in label for label in labels) == 2
+    assert sum(label.endswith("-O") for label in labels) == 1
 
 
 def test_elements_come_from_the_topology(hegnn, walk):
