@@ -58,7 +58,8 @@ def _molecules(topology: "Topology") -> list[list[tuple[int, int]]]:
         if first in molecule_of:
             continue
         near = first
-        if first and _belong_together(atoms[first - 1].residue, atom.residue):
+        missing = first and not (bonded[first] and bonded[first - 1])
+        if missing and _belong_together(atoms[first - 1].residue, atom.residue):
             near, molecule = first - 1, molecule_of[first - 1]
         else:
             molecule = []
@@ -76,7 +77,7 @@ def _molecules(topology: "Topology") -> list[list[tuple[int, int]]]:
 
 
 def _belong_together(one: "Residue", other: "Residue") -> bool:
-    """Whether atoms next to each other in the topology are of one molecule, whatever its bonds."""
+    """Whether atoms next to each other in the topology are of one molecule, where bonds do not say."""
     if one is other:
         return True
     if one.chain is not other.chain:

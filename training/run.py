@@ -65,7 +65,6 @@ def train(
         DataError: See :func:`training.datasets.load_split`.
     """
     accelerator = choose_accelerator(config.hardware)
-    _check_started_once()
     kept = None
     if resume:
         config = run_folder.with_what_was_decided(config)
@@ -93,7 +92,7 @@ def train(
                 run_folder.check_same_data(folder, description)
                 undo = run_folder.go_on(folder, config)
             else:
-                run_folder.create(folder, config)
+                run_folder.create(folder, config, overwrite)
             write_json(folder.data, description)
             if show_progress:
                 _announce(prepared, folder)
@@ -190,16 +189,6 @@ def _finish(
         predictions.save(folder.predictions)
     finish.report(folder, config, description, summary, predictions)
     return summary
-
-
-def _check_started_once() -> None:
-    """Refuse all but the first of several copies that a scheduler started; they would share a folder."""
-    copy = int(os.environ.get("SLURM_PROCID", "0"))
-    if copy and "LOCAL_RANK" not in os.environ:
-        raise ConfigError(
-            f"this is copy {copy + 1} of a training that srun started several times: start it once (srun "
-            "--ntasks=1); it starts a process for each of hardware.devices itself"
-        )
 
 
 def choose_accelerator(hardware: HardwareConfig) -> str:

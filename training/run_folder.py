@@ -173,18 +173,33 @@ def _is_run(folder: RunFolder) -> bool:
     return {"dataset", "model", "training"} <= values.keys()
 
 
-def create(folder: RunFolder, config: TrainConfig) -> None:
-    """Make the folder of a new run, in place of an older run that :func:`check_new` let pass.
+def create(folder: RunFolder, config: TrainConfig, overwrite: bool = False) -> None:
+    """Make the folder of a new run, after :func:`check_new`.
 
     What else is in the folder stays there: a simulation with the potential, or the frames to train on.
+
+    Args:
+        folder: Of the run.
+        config: Its configuration.
+        overwrite: Whether it takes the place of an older run.
+
+    Raises:
+        ConfigError: Another process has begun a run there since, such as a copy that srun started.
     """
-    for name in FILES:
-        path = folder.path / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    folder.checkpoints.mkdir(parents=True)
+    if overwrite:
+        for name in FILES:
+            path = folder.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    try:
+        folder.checkpoints.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(
+            f"another process has just begun a run in {folder.path}: start it once, or give each its own "
+            "--name"
+        ) from None
     start = path_of_start(config.start)
     if start is not None and config.start not in WEIGHTS:
         # The folder that they are in may be moved or deleted before this run is resumed.

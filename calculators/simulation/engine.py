@@ -126,7 +126,8 @@ def removes_rotation(atoms: Atoms, settings: SimulationSettings) -> bool:
     """
     if settings.ensemble != "nve" or atoms.pbc.any():
         return False
-    return settings.velocities != "file" or not _rotates(atoms)
+    # Checkpoints of older versions have no velocities of the start.
+    return settings.velocities != "file" or (atoms.has("momenta") and not _rotates(atoms))
 
 
 def _rotates(atoms: Atoms) -> bool:

@@ -103,7 +103,7 @@ class OpenMMEngine:
         self.platform = openmm_platform(settings.platform)[0]
         properties = {
             "CPU": {"Threads": str(settings.threads or 1)},
-            **{name: {"Precision": "mixed"} for name in ("CUDA", "OpenCL", "HIP")},
+            **{name: {"Precision": "mixed"} for name in ("CUDA", "HIP")},
         }
         self.context = openmm.Context(
             system,
@@ -203,11 +203,11 @@ class OpenMMEngine:
 
     def restore(self, state: State) -> None:
         """Go on from a state; exactly, if it is one of this platform and version."""
-        if state.step and self._seed(state.step):
-            self.context.reinitialize()
-        if self.periodic and state.cell is not None:
-            self.context.setPeriodicBoxVectors(*(state.cell / LENGTH))
         try:
+            if state.step and self._seed(state.step):
+                self.context.reinitialize()
+            if self.periodic and state.cell is not None:
+                self.context.setPeriodicBoxVectors(*(state.cell / LENGTH))
             for _ in range(WARM_UP):
                 self.context.setPositions(state.positions / LENGTH)
                 self.context.getState(forces=True)

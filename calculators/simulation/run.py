@@ -98,8 +98,13 @@ def simulate(
     """
     folder = SimulationFolder(Path(out))
     with contextlib.ExitStack() as held:
-        if folder.path.is_dir():
+
+        def hold() -> None:
             held.enter_context(alone_in(folder))
+
+        begun = folder.path.is_dir()
+        if begun:
+            hold()
         if resume:
             check_continuation(folder, settings)
             atoms = Checkpoint.load(folder.checkpoint).atoms
@@ -114,7 +119,7 @@ def simulate(
         if resume:
             run = reopen(settings, folder, potential)
         else:
-            run = begin(settings, folder, atoms, bonds, potential)
+            run = begin(settings, folder, atoms, bonds, potential, None if begun else hold)
         display = make_display(SECONDS_BETWEEN_LINES) if show_progress else None
         try:
             end = _advance(run, display)
@@ -210,6 +215,8 @@ def _write_structure(
         atoms.set_cell(cell)
     if velocities is not None:
         atoms.set_velocities(velocities)
+    elif atoms.has("momenta"):
+        del atoms.arrays["momenta"]  # Those of the start.
     write_with(path, lambda temporary: write(temporary, atoms, format="extxyz"))
 
 

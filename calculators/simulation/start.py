@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +131,7 @@ def begin(
     atoms: Atoms,
     bonds: Bonds | None,
     potential: ExportedPotential,
+    hold: Callable[[], None] | None = None,
 ) -> Run:
     """A new run, with its first frame and checkpoint. Mistakes are found before a file is written.
 
@@ -140,6 +141,7 @@ def begin(
         atoms: Starting structure, prepared.
         bonds: By which stability is judged; None for those of the structure.
         potential: From :func:`load_potential`.
+        hold: Keeps other processes out of the folder once it is there.
     """
     potential.check_elements(atoms.numbers)
     if settings.relax:
@@ -151,6 +153,8 @@ def begin(
     check_writable(settings)
     values = _settings_values(settings, atoms, potential, engine)
     folder.path.mkdir(parents=True, exist_ok=True)
+    if hold is not None:
+        hold()
     # The settings are replaced, never gone: without them nobody may write into the folder again.
     for path in folder.all_files():
         if path != folder.settings:
@@ -185,7 +189,8 @@ def reopen(
     values["settings"] |= _with_absolute_paths(settings)
     values["steps"] = settings.steps
     write_json(folder.settings, values)
-    folder.failed.unlink(missing_ok=True)
+    for path in (folder.failed, folder.summary):
+        path.unlink(missing_ok=True)
     return Run(settings, folder, atoms, engine, record, checkpoint.pace, engine.sample())
 
 

@@ -22,6 +22,9 @@ VALIDATION_PARTS = 5
 """Parts that the frames of a training are divided into; one of them is held out for validation."""
 
 
+INNER_FOLDS = 3
+"""Parts that a linear model divides its training frames into."""
+
 SMALLEST_FOLD = 0.5
 """Smallest test of whole trajectories, in units of an equal share of the frames."""
 
@@ -89,6 +92,23 @@ def cross_validation(blocks: Sequence[Block], lag: int, folds: int) -> list[Spli
         DataError: There are too few pairs of frames for that.
     """
     return _divide(blocks, lag, folds, f"{folds} folds")
+
+
+def inner_validation(blocks: Sequence[Block], lag: int) -> list[Split]:
+    """Divisions of the frames of a fold by which a linear model chooses its number of components.
+
+    Args:
+        blocks: Frames to learn from.
+        lag: Frames.
+
+    Raises:
+        DataError: There are too few pairs of frames for that.
+    """
+    what = (
+        f"each training divides the frames that its fold leaves it into {INNER_FOLDS} parts, by turns: "
+        "parts"
+    )
+    return _divide(blocks, lag, INNER_FOLDS, what)
 
 
 def hold_out(blocks: Sequence[Block], lag: int) -> Split:

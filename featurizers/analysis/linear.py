@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from featurizers.analysis.frames import Frames, evaluate
-from featurizers.analysis.lagged import Block, Split, cross_validation, frames_of
+from featurizers.analysis.lagged import Block, Split, frames_of, inner_validation
 from featurizers.analysis.scores import held_out_scores
 from featurizers.analysis.slow import SlowCoordinates, slow_coordinates
 from forcefield.errors import DataError
@@ -101,7 +101,7 @@ def fit_linear(
     Raises:
         DataError: No scalar varies, or there are too few frames.
     """
-    splits = cross_validation(blocks, lag, 3)
+    splits = inner_validation(blocks, lag)
     network = principal_components(frames, blocks, COMPONENTS[-1], seed)
     outputs = evaluate(network, frames)
     best, highest = 0, -np.inf

@@ -10,7 +10,13 @@ import numpy as np
 
 from featurizers.analysis.frames import Frames, evaluate, join
 from featurizers.analysis.importance import token_importance
-from featurizers.analysis.lagged import Block, cross_validation, hold_out, whole_trajectories
+from featurizers.analysis.lagged import (
+    Block,
+    cross_validation,
+    hold_out,
+    inner_validation,
+    whole_trajectories,
+)
 from featurizers.analysis.learning import TrainingOptions
 from featurizers.analysis.markov import (
     MarkovModel,
@@ -201,11 +207,12 @@ def _check_lag(
             f"{longest} frames ({clock.text(longest)})"
         )
     splits = cross_validation(blocks, lag, settings.folds)
-    if settings.method == "linear":
-        return
     # The training frames of each fold are divided again, for validation, and so are all in the end.
     for train in (*(split.train for split in splits), blocks):
-        hold_out(train, lag)
+        if settings.method == "linear":
+            inner_validation(train, lag)
+        else:
+            hold_out(train, lag)
 
 
 def _lags(lag: int, longest: int) -> list[int]:

@@ -117,7 +117,7 @@ def pretrain(
             run_folder.check_same_data(folder, description)
             undo = run_folder.go_on(folder, config)
         else:
-            run_folder.create(folder, config)
+            run_folder.create(folder, config, overwrite)
         write_json(folder.data, description)
         if show_progress:
             print(

@@ -506,10 +506,19 @@ def test_an_engine_that_fails_is_no_collapse_of_the_molecule(
     assert run(None, resume=True).outcome == "complete"
 
 
-def test_one_process_at_a_time_in_a_folder(float32_potential, tmp_path):
+def test_one_process_at_a_time_in_a_folder(float32_potential, tmp_path, monkeypatch):
     run = partial(simulate_with, float32_potential.path, tmp_path / "run", engine="ase")
-    run(molecule("H2O"), time="0.005ps")
-    with alone_in(SimulationFolder(tmp_path / "run")):
+    folder = SimulationFolder(tmp_path / "run")
+
+    def written_meanwhile(*_):
+        with pytest.raises(ConfigError, match="another process is writing into"), alone_in(folder):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("calculators.simulation.run.find_spec", written_meanwhile)
+        run(molecule("H2O"), time="0.005ps", plot=True)
+    assert not folder.plot.exists()  # It was asked whether there is something to plot with.
+    with alone_in(folder):
         with pytest.raises(ConfigError, match="another process is writing into"):
             run(None, resume=True)
         with pytest.raises(ConfigError, match="another process is writing into"):
@@ -540,7 +549,7 @@ def test_a_checkpoint_of_another_platform_goes_on_with_other_random_numbers(
     engine = make_engine(settings, checkpoint.atoms, load_exported(float32_potential.path))
     seed = engine.integrator.getRandomNumberSeed()
     engine.restore(checkpoint.state)
-    assert not caplog.records
+    assert "begin anew" not in caplog.text
     other = {**checkpoint.state.extra, "platform": np.array("CUDA of OpenMM 1.0")}
     engine.restore(replace(checkpoint.state, extra=other))
     assert "random numbers and the state of a thermostat begin anew" in caplog.text

@@ -722,10 +722,14 @@ def test_a_job_of_slurm_with_tasks_for_another_program(tmp_path, monkeypatch):
     for name, value in (("NTASKS", "8"), ("JOB_NAME", "train"), ("JOB_ID", "1"), ("PROCID", "0")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert run_quietly(tmp_path, "epochs=1").summary["train"]["epochs"] == 1
-    monkeypatch.setenv("SLURM_PROCID", "3")
-    with pytest.raises(ConfigError, match=r"copy 4 of a training .* start it once"):
-        run_quietly(tmp_path, "epochs=1", "name=copy")
-    assert not (tmp_path / "copy").exists()
+
+
+def test_copies_that_start_at_once_do_not_share_a_folder(tmp_path):
+    config = load_config("quick-test", [f"output={tmp_path}", "name=copies"])
+    folders = [run_folder.check_new(config, overwrite=False) for _ in range(2)]
+    run_folder.create(folders[0], config)
+    with pytest.raises(ConfigError, match="another process has just begun a run"):
+        run_folder.create(folders[1], config)
 
 
 def test_without_validation_and_without_test_frames(tmp_path):
