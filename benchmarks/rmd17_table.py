@@ -78,7 +78,7 @@ def table(rows: Sequence[Row]) -> str:
             first = seeds[0]
             # sGDML solves its system once, sooner than its time is over.
             epochs = f"{first['epochs']:.0f}" if first["epochs"] else ""
-            time = f"{minutes if epochs else first['seconds'] / 60:.2g}"
+            time = f"{minutes if epochs else first['seconds'] / 60:.3g}"
             lines.append(
                 f"| {molecule}, {first['train']} | {name} | {time} | {epochs} "
                 f"| {figure(seeds, 'forces_mae_meV_per_A')} | {figure(seeds, 'energy_mae_meV')} "
