@@ -77,6 +77,7 @@ def crystals_and_molecules():
 def test_unrolled_step_learns_stresses(loss):
     dataset = crystals_and_molecules()
     module = make_module("hegnn", loss)
+    module.with_stress = True
     step = CompiledStep(module.potential, module.losses, backend="eager", with_stress=True)
     for items in (dataset.items[:3], dataset.items[1:8]):
         assert_same_step(module, step, join(items))
@@ -84,6 +85,13 @@ def test_unrolled_step_learns_stresses(loss):
     loss_with = module.evaluate(join(dataset.items))[0].item()
     module.config = without
     assert module.evaluate(join(dataset.items))[0].item() < loss_with
+    # Stresses of validation frames alone are counted, and choose nothing.
+    module.config = module.config.model_copy(update={"stress_weight": 1.0})
+    module.with_stress = False
+    loss, sums = module.evaluate(join(dataset.items))
+    assert loss.item() < loss_with
+    module.with_stress = True
+    torch.testing.assert_close(sums[:-1], module.evaluate(join(dataset.items))[1][:-1])
 
 
 def test_the_step_sees_changed_weights(items):
