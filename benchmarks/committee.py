@@ -17,15 +17,6 @@ from training.evaluate import Predictions
 from training.run_folder import RunFolder
 
 
-def read(folder: Path) -> Predictions:
-    """What a run predicted for its test frames."""
-    with np.load(RunFolder(folder).predictions) as file:
-        keys = ("atomic_numbers", "num_atoms", "energy", "forces")
-        return Predictions(
-            **{key: file[key] for key in (*keys, "predicted_energy", "predicted_forces")}
-        )
-
-
 def mean(members: list[Predictions]) -> Predictions:
     """Predictions of the committee."""
     return replace(
@@ -46,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of train-potential")
     folders = parser.parse_args().runs
-    members = [read(folder) for folder in folders]
+    members = [Predictions.load(RunFolder(folder).predictions) for folder in folders]
     for folder, member in zip(folders[1:], members[1:], strict=True):
         if not np.array_equal(member.forces, members[0].forces):
             raise SystemExit(f"{folder} was tested on other frames than {folders[0]}")

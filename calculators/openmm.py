@@ -118,5 +118,6 @@ def check_volume(box: Any, atoms: int) -> None:
     if volume is not None:
         raise ConfigError(
             f"the box has a volume of {volume:.3g} Å³ for {atoms} atoms; if it only stands for 'no box', "
-            "as in some PDB files, say periodic=False"
+            "as in some PDB files, say periodic=False, or take it away with "
+            "topology.setPeriodicBoxVectors(None)"
         )

@@ -113,13 +113,11 @@ class HEGNNPotentialImpl:
             raise ConfigError(f"precision is 'single' or 'double', found {precision!r}")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        # For an interpolated system openmm-ml hands over an empty System, without a box.
-        periodic = (
-            topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
-        )
         box = topology.getPeriodicBoxVectors()
-        if box is not None and periodic:
+        if box is not None:
             check_volume(box, topology.getNumAtoms())
+        # For an interpolated system openmm-ml hands over an empty System, without a box.
+        periodic = box is not None or system.usesPeriodicBoundaryConditions()
         force = python_force(
             open_potential(self.path, str(device), PRECISIONS[precision]),
             topology,

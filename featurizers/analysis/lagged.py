@@ -104,11 +104,7 @@ def inner_validation(blocks: Sequence[Block], lag: int) -> list[Split]:
     Raises:
         DataError: There are too few pairs of frames for that.
     """
-    what = (
-        f"each training divides the frames that its fold leaves it into {INNER_FOLDS} parts, by turns: "
-        "parts"
-    )
-    return _divide(blocks, lag, INNER_FOLDS, what)
+    return _divide_again(blocks, lag, INNER_FOLDS, "by turns")
 
 
 def hold_out(blocks: Sequence[Block], lag: int) -> Split:
@@ -121,11 +117,15 @@ def hold_out(blocks: Sequence[Block], lag: int) -> Split:
     Raises:
         DataError: There are too few pairs of frames for that.
     """
+    return _divide_again(blocks, lag, VALIDATION_PARTS, "one of them for validation")[-1]
+
+
+def _divide_again(blocks: Sequence[Block], lag: int, parts: int, use: str) -> list[Split]:
+    """Divisions within a training, of the frames that its fold leaves it."""
     what = (
-        f"each training divides the frames that its fold leaves it into {VALIDATION_PARTS} parts, one of "
-        "them for validation: parts"
+        f"each training divides the frames that its fold leaves it into {parts} parts, {use}: parts"
     )
-    return _divide(blocks, lag, VALIDATION_PARTS, what)[-1]
+    return _divide(blocks, lag, parts, what)
 
 
 def _divide(blocks: Sequence[Block], lag: int, folds: int, what: str) -> list[Split]:

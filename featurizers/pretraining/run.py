@@ -18,7 +18,7 @@ from featurizers.pretraining.denoising import (
     disturbed,
 )
 from featurizers.pretraining.report import write_report
-from featurizers.pretraining.structures import divide, holds_out_molecules, read_geometries
+from featurizers.pretraining.structures import divide, molecules_held_out, read_geometries
 from forcefield.display import make_display
 from forcefield.errors import ConfigError, DataError, ForceFieldError
 from forcefield.files import write_json
@@ -111,7 +111,7 @@ def pretrain(
         denoiser.to(getattr(torch, config.hardware.precision))
         description = _description(sources, structures, train, valid, levels, copies)
         description["sha256"] = data_hash(frames)
-        whole = holds_out_molecules(description["molecules"], held_out)
+        whole = molecules_held_out(description["molecules"], held_out)
         description["held_out"] = "molecules" if whole else "geometries of the same molecules"
         if resume:
             run_folder.check_same_data(folder, description)

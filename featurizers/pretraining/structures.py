@@ -74,7 +74,7 @@ def divide(
     """Training and validation structures; a molecule is in one of them only.
 
     If there are too few molecules for that, every so many-th structure is held out
-    (:func:`holds_out_molecules`).
+    (:func:`molecules_held_out`).
 
     Args:
         structures: Of any molecules.
@@ -82,8 +82,8 @@ def divide(
         seed: Of the choice.
     """
     names = sorted({structure.molecule for structure in structures})
-    count = round(held_out * len(names))
-    if holds_out_molecules(len(names), held_out):
+    count = molecules_held_out(len(names), held_out)
+    if count:
         np.random.default_rng(seed).shuffle(names)
         held = set(names[:count])
         chosen = [structure.molecule in held for structure in structures]
@@ -95,11 +95,11 @@ def divide(
     return train, valid
 
 
-def holds_out_molecules(number: int, held_out: float) -> bool:
-    """Whether whole molecules are held out, of so many.
+def molecules_held_out(number: int, held_out: float) -> int:
+    """How many whole molecules are held out of so many; with 0 it is structures of the same ones.
 
     Args:
         number: Of molecules.
         held_out: Share of them to validate on.
     """
-    return round(held_out * number) > 0
+    return round(held_out * number)
